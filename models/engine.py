@@ -1,7 +1,6 @@
-"""The engine: observations in, tokens, embeddings and logits out. Its methods are pure in their arguments.
+"""The engine's contract: observations in, tokens and embeddings out. Its methods are pure in their arguments.
 
-    Engine       what the service needs of an engine (a toy engine in the tests is another)
-    TorchEngine  a checkpoint, run by torch
+`torch_engine.TorchEngine` runs a checkpoint; the tests of the service have a toy engine. This file needs no torch.
 """
 
 from __future__ import annotations

@@ -71,10 +71,12 @@ CODES: dict[str, str] = {
     "collection_invalid": "a collection name or definition that cannot be used",
     "object_unknown": "no such object",
     "collection_damaged": "the collection file is corrupt",
+    "storage_unavailable": "a file cannot be read or written now: disk full, locked or not allowed",
     # requests
     "request_invalid": "a request that cannot be understood",
     "content_type": "a content type that is not read here",
     "too_large": "over a stated limit",
+    "dependency_missing": "an optional part of the installation is missing",
     "not_ready": "the service is starting, draining or broken",
     "internal": "a defect of Albireo itself",
 }

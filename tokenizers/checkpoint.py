@@ -37,7 +37,7 @@ class Checkpoint:
 
     name     the folder's name, e.g. "albireo-mini"
     inputs   token key -> TokenSpec of what the encoder reads and a codec is there for, in the table's order
-    outputs  token key -> TokenSpec of what the decoder predicts
+    outputs  token key -> TokenSpec of what the decoder predicts in one step (a catalog is a sequence of its own)
     Raises BadCheckpoint if the folder is not of this layout.
     """
 
@@ -51,7 +51,11 @@ class Checkpoint:
             for key in self._domains("domains_in")
             if MODALITIES[key].kind in TOKENIZED_KINDS and self.codec_folder(key).is_dir()
         }
-        self.outputs = {key: self._spec("decoder_embeddings", "to_logits", key) for key in self._domains("domains_out")}
+        self.outputs = {
+            key: self._spec("decoder_embeddings", "to_logits", key)
+            for key in self._domains("domains_out")
+            if MODALITIES[key].kind != "catalog"
+        }
 
     @property
     def dim(self) -> int:

@@ -1,0 +1,130 @@
+"""All tokenizers of a checkpoint, by token key."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from albireo.observations.errors import BadCheckpoint, BadInput
+from albireo.observations.modalities import MODALITIES, Modality
+from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint
+from albireo.tokenizers.image import ImageTokenizer
+from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
+from albireo.tokenizers.spectrum import SpectrumTokenizer
+
+KINDS: dict[str, type[Tokenizer[Any]]] = {
+    "image": ImageTokenizer,
+    "spectrum": SpectrumTokenizer,
+    "coefficients": CoefficientsTokenizer,
+    "scalar": ScalarTokenizer,
+}
+"""Kind of modality -> its tokenizer."""
+
+
+class TokenizerBank(Mapping[str, Tokenizer[Any]]):
+    """Token key -> tokenizer, in the table's order. Modalities that share a codec share its weights."""
+
+    def __init__(self, tokenizers: Mapping[str, Tokenizer[Any]]) -> None:
+        self._tokenizers = {key: tokenizers[key].eval() for key in MODALITIES if key in tokenizers}
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> TokenizerBank:
+        """Read every codec that the checkpoint's inputs need."""
+        by_folder: dict[Path, Tokenizer[Any]] = {}
+        tokenizers = {}
+        for key, spec in checkpoint.inputs.items():
+            folder = checkpoint.codec_folder(key)
+            if folder not in by_folder:
+                tokenizer = build(MODALITIES[key], checkpoint.codec_config(key))
+                load_codec(tokenizer, folder / WEIGHTS)
+                by_folder[folder] = tokenizer.to(device)
+            tokenizer = as_row(by_folder[folder], MODALITIES[key])
+            if tokenizer.n_tokens != spec.n_tokens or tokenizer.vocab_size > spec.vocab_size:
+                raise BadCheckpoint(
+                    "checkpoint_invalid",
+                    f"the codec gives {tokenizer.n_tokens} tokens of {tokenizer.vocab_size}, "
+                    f"the encoder reads {spec.n_tokens} of {spec.vocab_size}",
+                    file=str(folder),
+                    field=key,
+                )
+            tokenizers[key] = tokenizer
+        return cls(tokenizers)
+
+    def __getitem__(self, key: str) -> Tokenizer[Any]:
+        try:
+            return self._tokenizers[key]
+        except KeyError:
+            raise BadInput(
+                "modality_not_in_checkpoint",
+                f"this checkpoint does not read {MODALITIES[key].name}",
+                field=MODALITIES[key].name,
+                fix="it reads " + ", ".join(MODALITIES[known].name for known in self._tokenizers),
+            ) from None
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tokenizers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tokenizers)
+
+    def __len__(self) -> int:
+        return len(self._tokenizers)
+
+
+def build(row: Modality, config: Mapping[str, Any]) -> Tokenizer[Any]:
+    """A tokenizer of random weights from its configuration."""
+    try:
+        return KINDS[row.kind](row, dict(config))  # type: ignore[call-arg]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadCheckpoint("checkpoint_invalid", f"codec configuration: {error!r}", field=row.key) from error
+
+
+def as_row(tokenizer: Tokenizer[Any], row: Modality) -> Tokenizer[Any]:
+    """The same tokenizer for another survey's modality, sharing its weights."""
+    twin = copy.copy(tokenizer)
+    twin.row = row
+    return twin
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadCheckpoint("checkpoint_invalid", str(error), file=str(path)) from error
+
+
+def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Put tensors into a module: every one that it has, in the right shape, and no other."""
+    wanted = module.state_dict()
+    wrong = sorted(
+        (wanted.keys() ^ tensors.keys())
+        | {name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape}
+    )
+    if wrong:
+        raise BadCheckpoint(
+            "checkpoint_invalid",
+            f"{len(wrong)} tensors are missing, unknown or of another shape: {', '.join(wrong[:5])}",
+            file=str(path),
+            fix="config.json and model.safetensors must belong together",
+        )
+    module.load_state_dict(tensors)
+
+
+def load_codec(tokenizer: Tokenizer[Any], path: Path) -> None:
+    """Fill a tokenizer from its file. Some published scalar codecs were saved before the name got its underscore."""
+    tensors = read_weights(path)
+    fill(tokenizer, {"_" + k if k.startswith("quantizer.") else k: v for k, v in tensors.items()}, path)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's tensors as safetensors, each once."""
+    save_file({name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}, path)

@@ -1,0 +1,60 @@
+"""What every tokenizer is: payloads in, integer tokens out, and back.
+
+The public methods check, the private ones compute. `encode` is deterministic, never changes its input, and gives an
+object the same tokens whatever else is in the batch: the networks run one object at a time, because a convolution
+over another batch shape rounds differently and a latent near a cell's edge would change its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+P = TypeVar("P")
+
+
+class Tokenizer(nn.Module, Generic[P]):
+    """One tokenizer of a checkpoint.
+
+    n_tokens    tokens of one object
+    vocab_size  number of different tokens
+    grid        (height, width) of the tokens for their position embedding; height * width = n_tokens
+    """
+
+    n_tokens: int
+    vocab_size: int
+    grid: tuple[int, int]
+
+    def check(self, payload: P) -> tuple[str, ...]:
+        """QA flags of a payload; raises BadInput if it would give a meaningless token."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def encode(self, payloads: Sequence[P]) -> Tensor:
+        """Tokens (B, n_tokens) int64 of B payloads. Raises BadInput for the first one that fails its check."""
+        for payload in payloads:
+            self.check(payload)
+        if not payloads:
+            return torch.zeros(0, self.n_tokens, dtype=torch.int64)
+        return torch.cat([self._encode(payload) for payload in payloads])
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tensor, **target: Any) -> Tensor:
+        """Numbers that tokens (B, n_tokens) stand for; their axes are the subclass's."""
+        if tokens.ndim != 2 or tokens.shape[1] != self.n_tokens:
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, not (B, {self.n_tokens})")
+        return self._decode(tokens, **target)
+
+    def _encode(self, payload: P) -> Tensor:
+        raise NotImplementedError
+
+    def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers and weights are."""
+        return next(iter(self.state_dict().values())).device

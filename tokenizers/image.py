@@ -1,0 +1,246 @@
+"""The image tokenizer: cutouts of any subset of nine bands to a grid of FSQ codes (arXiv 2510.17960, section on images).
+
+Module names follow AION-1's published files. File order is data order: scale, project bands, encode, quantize.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albireo.observations.errors import BadInput
+from albireo.observations.modalities import IMAGE_SIZE, MODALITIES, Modality
+from albireo.observations.observation import Image
+from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.quantizers import FiniteScalarQuantizer
+
+BANDS = (*MODALITIES["tok_image_hsc"].bands, *MODALITIES["tok_image"].bands)
+"""The nine channel slots."""
+
+CLAMP = dict(zip(BANDS, (80.0, 110.0, 200.0, 330.0, 500.0, 6.0, 15.0, 20.0, 25.0), strict=True))
+"""Largest absolute flux kept per band, in the unit of the band's survey."""
+
+HSC_SCALE = 10.0 ** ((27.0 - 22.5) / 2.5)
+"""HSC flux (zero point 27.0) per nanomaggy (zero point 22.5)."""
+
+
+class BandProjection(nn.Module):
+    """A linear map over channel slots that knows which are filled; its output scales as if all were."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        layer = nn.Linear(dim_in, dim_out)
+        self.weight = layer.weight
+        self.bias = layer.bias
+
+    def project(self, x: Tensor, present: Tensor) -> Tensor:
+        """x (B, 9, H, W), present (B, 9) bool -> (B, dim_out, H, W)."""
+        x = x.movedim(1, -1) * present[:, None, None, :].float()
+        scale = (present.shape[1] / present.sum(dim=1)) ** 0.5
+        return (scale[:, None, None, None] * F.linear(x, self.weight, self.bias)).movedim(-1, 1)
+
+    def unproject(self, x: Tensor) -> Tensor:
+        """x (B, dim_in, H, W) -> (B, 9, H, W): every slot."""
+        return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
+
+
+class SameConv2d(nn.Module):
+    """A convolution that keeps height and width."""
+
+    def __init__(self, dim_in: int, dim_out: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim_out, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+class SqueezeExcite(nn.Module):
+    """Gates channels by a context that attends over all pixels (Cao et al. 2020, arXiv 2012.13375)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = max(16, dim // 2)
+        self.to_k = nn.Conv2d(dim, 1, 1)
+        self.net = nn.Sequential(
+            nn.Conv2d(dim, hidden, 1), nn.LeakyReLU(0.1), nn.Conv2d(hidden, dim, 1), nn.Sigmoid()
+        )
+        # Closed gates: at the start a residual unit is the identity.
+        last = self.net[2]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, -10.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.to_k(x).flatten(2).softmax(dim=-1)
+        context = x.flatten(2) @ weight.transpose(1, 2)
+        gates: Tensor = self.net(context[..., None])
+        return gates * x
+
+
+class ResidualUnit(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            SameConv2d(dim, dim, 3), nn.ELU(), nn.Conv2d(dim, dim, 1), nn.ELU(), SqueezeExcite(dim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x) + x
+        return out
+
+
+class Downsample(nn.Module):
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+class Upsample(nn.Module):
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(dim_in, dim_out * 4, 1), nn.SiLU(), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class MagVitAutoencoder(nn.Module):
+    """MagViT-2's convolutional auto-encoder for single images (Yu et al. 2023, arXiv 2310.05737)."""
+
+    def __init__(self, n_bands: int, hidden_dims: int, n_compressions: int, num_consecutive: int) -> None:
+        super().__init__()
+        dim = hidden_dims // 2**n_compressions
+        self.conv_in = SameConv2d(n_bands, dim, 7)
+        self.conv_out = SameConv2d(dim, n_bands, 3)
+        encoder: list[nn.Module] = [ResidualUnit(dim)]
+        decoder: list[nn.Module] = [ResidualUnit(dim)]
+        for _ in range(n_compressions):
+            encoder += [Downsample(dim, 2 * dim), _units(2 * dim, num_consecutive)]
+            decoder += [Upsample(2 * dim, dim), _units(2 * dim, num_consecutive)]
+            dim *= 2
+        encoder += [SameConv2d(dim, dim, 7), _units(dim, num_consecutive)]
+        decoder += [SameConv2d(dim, dim, 3), _units(dim, num_consecutive)]
+        # The published files count the norm as the second part of a triple; the identities keep its name.
+        encoder.append(nn.Sequential(nn.Identity(), ChannelNorm(dim), nn.Identity()))
+        self.encoder_layers = nn.ModuleList(encoder)
+        self.decoder_layers = nn.ModuleList(reversed(decoder))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, n_bands, 96, 96) -> (B, hidden, h, w)."""
+        x = self.conv_in(x)
+        for layer in self.encoder_layers:
+            x = layer(x)
+        return x
+
+    def decode(self, x: Tensor) -> Tensor:
+        """(B, hidden, h, w) -> (B, n_bands, 96, 96)."""
+        for layer in self.decoder_layers:
+            x = layer(x)
+        out: Tensor = self.conv_out(x)
+        return out
+
+
+def _units(dim: int, n: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualUnit(dim) for _ in range(n)))
+
+
+class ImageTokenizer(Tokenizer[Image]):
+    """Image cutouts of 96 x 96 pixels to h x w tokens, row by row from the first row of the array."""
+
+    def __init__(self, row: Modality, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.row = row
+        hidden = int(config.get("hidden_dims", 512))
+        n_compressions = int(config.get("n_compressions", 2))
+        projection = int(config.get("multisurvey_projection_dims", 54))
+        latent = int(config.get("embedding_dim", 5))
+        self.softening = float(config.get("range_compression_factor", 0.01))
+        self.mult_factor = float(config.get("mult_factor", 10.0))
+        self._quantizer = FiniteScalarQuantizer(config["quantizer_levels"])
+        self.subsample_in = BandProjection(len(BANDS), projection)
+        self.model = MagVitAutoencoder(projection, hidden, n_compressions, int(config.get("num_consecutive", 4)))
+        self.pre_quant_proj = nn.Conv2d(hidden, latent, 1)
+        self.post_quant_proj = nn.Conv2d(latent, hidden, 1)
+        self.subsample_out = BandProjection(projection, len(BANDS))
+        side = IMAGE_SIZE // 2**n_compressions
+        self.grid = (side, side)
+        self.n_tokens = side * side
+        self.vocab_size = self._quantizer.vocab_size
+
+    @property
+    def quantizer(self) -> FiniteScalarQuantizer:
+        return self._quantizer
+
+    def check(self, payload: Image) -> tuple[str, ...]:
+        name = self.row.name
+        if payload.flux.shape != (len(payload.bands), IMAGE_SIZE, IMAGE_SIZE):
+            raise BadInput(
+                "shape_mismatch",
+                f"the array has shape {payload.flux.shape}, not ({len(payload.bands)}, {IMAGE_SIZE}, {IMAGE_SIZE})",
+                field=name,
+            )
+        unknown = set(payload.bands) - set(self.row.bands)
+        if unknown or not payload.bands:
+            raise BadInput("band_unknown", f"bands {sorted(unknown)} are not {self.row.bands}", field=name)
+        if not np.isfinite(payload.flux).all():
+            raise BadInput("not_finite", "a pixel is not finite", field=name, fix="mask it and set it to 0")
+        clipped = any(
+            bool((np.abs(plane) > CLAMP[band]).any())
+            for plane, band in zip(payload.flux, payload.bands, strict=True)
+        )
+        return ("flux_clipped",) if clipped else ()
+
+    def network_input(self, flux: Tensor, bands: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """flux (B, C, H, W) -> range-compressed channel slots (B, 9, H, W) and their presence (B, 9)."""
+        limit = torch.tensor([CLAMP[band] for band in bands], device=flux.device)[:, None, None]
+        flux = torch.clamp(flux, -limit, limit)
+        if bands[0].startswith("HSC"):
+            flux = flux / HSC_SCALE
+        flux = torch.arcsinh(flux / self.softening) * self.softening * self.mult_factor
+        slots = flux.new_zeros(len(flux), len(BANDS), *flux.shape[2:])
+        present = torch.zeros(len(flux), len(BANDS), dtype=torch.bool, device=flux.device)
+        index = [BANDS.index(band) for band in bands]
+        slots[:, index] = flux
+        present[:, index] = True
+        return slots, present
+
+    def latents(self, slots: Tensor, present: Tensor) -> Tensor:
+        """Channel slots -> latents (B, d, N) before quantization."""
+        x = self.model.encode(self.subsample_in.project(slots, present))
+        out: Tensor = self.pre_quant_proj(x)
+        return out.flatten(2)
+
+    def reconstruct(self, quantized: Tensor) -> Tensor:
+        """Quantized latents (B, d, N) -> range-compressed channel slots (B, 9, H, W)."""
+        x = self.post_quant_proj(quantized.unflatten(2, self.grid))
+        return self.subsample_out.unproject(self.model.decode(x))
+
+    def _encode(self, payload: Image) -> Tensor:
+        flux = torch.tensor(payload.flux, dtype=torch.float32, device=self.device)[None]
+        return self._quantizer.encode(self.latents(*self.network_input(flux, payload.bands)))
+
+    def _decode(self, tokens: Tensor, bands: Sequence[str] | None = None, **target: Any) -> Tensor:
+        """(B, N) tokens -> flux (B, C, 96, 96) in the survey's unit, for `bands` (default: all of the row)."""
+        bands = bands or self.row.bands
+        slots = self.reconstruct(self._quantizer.decode(tokens))[:, [BANDS.index(band) for band in bands]]
+        flux = torch.sinh(slots / self.mult_factor / self.softening) * self.softening
+        return flux * HSC_SCALE if bands[0].startswith("HSC") else flux

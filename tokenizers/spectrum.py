@@ -1,0 +1,283 @@
+"""The spectrum tokenizer: any wavelength grid to one normalisation token and a row of sign-bit codes.
+
+Follows AION-1 (arXiv 2510.17960): normalise, resample to a fixed grid, ConvNeXt-V2 in one dimension
+(Woo et al. 2023, arXiv 2301.00808), signs of ten latents. Module names follow the published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albireo.observations.errors import BadCheckpoint, BadInput
+from albireo.observations.modalities import Modality
+from albireo.observations.observation import Spectrum
+from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.quantizers import LinearQuantizer, LookupFreeQuantizer
+
+AION_1, ALBIREO_1 = "aion-1", "albireo-1"
+"""Preprocessing versions: AION-1's exactly, and the corrected one (see `SpectrumTokenizer.network_input`)."""
+
+NORM_FLOOR = 0.1
+LOW_COVERAGE = 0.5
+"""Below this fraction of the model's wavelength range a spectrum is flagged."""
+
+
+class GlobalResponseNorm(nn.Module):
+    """Contrast between channels by their norm over the sequence; x (B, N, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, dim))
+        self.beta = nn.Parameter(torch.zeros(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return self.gamma * (x * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))) + self.beta + x
+
+
+class ConvNextBlock(nn.Module):
+    """x (B, C, N) -> (B, C, N)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv1d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.grn = GlobalResponseNorm(4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).transpose(1, 2))
+        y = self.pwconv2(self.grn(F.gelu(self.pwconv1(y))))
+        out: Tensor = x + y.transpose(1, 2)
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, N)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvNextEncoder(nn.Module):
+    """(B, 2, L) -> (B, dims[-1], L / stride), stride = 4 * 2 ** (stages - 1)."""
+
+    def __init__(self, depths: Sequence[int], dims: Sequence[int]) -> None:
+        super().__init__()
+        self.downsample_layers = nn.ModuleList(
+            [nn.Sequential(nn.Conv1d(2, dims[0], 4, stride=4), ChannelNorm(dims[0]))]
+        )
+        for narrow, wide in zip(dims[:-1], dims[1:], strict=True):
+            self.downsample_layers.append(nn.Sequential(ChannelNorm(narrow), nn.Conv1d(narrow, wide, 2, stride=2)))
+        self.stages = _stages(depths, dims)
+        self.norm = ChannelNorm(dims[-1])
+        self.apply(_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for down, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = stage(down(x))
+        out: Tensor = self.norm(x)
+        return out
+
+
+class ConvNextDecoder(nn.Module):
+    """(B, latent, N) -> (B, dims[-1], N * stride): flux and mask logits."""
+
+    def __init__(self, latent: int, depths: Sequence[int], dims: Sequence[int]) -> None:
+        super().__init__()
+        self.upsample_layers = nn.ModuleList(
+            [nn.Sequential(nn.ConvTranspose1d(latent, dims[0], 2, stride=2), ChannelNorm(dims[0]))]
+        )
+        for i, (wide, narrow) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+            stride = 2 if i < len(dims) - 2 else 4
+            up = nn.ConvTranspose1d(wide, narrow, stride, stride=stride)
+            self.upsample_layers.append(nn.Sequential(ChannelNorm(wide), up))
+        self.stages = _stages(depths, dims)
+        self.apply(_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for up, stage in zip(self.upsample_layers, self.stages, strict=True):
+            x = stage(up(x))
+        return x
+
+
+def _stages(depths: Sequence[int], dims: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(
+        nn.Sequential(*(ConvNextBlock(dim) for _ in range(depth))) for depth, dim in zip(depths, dims, strict=True)
+    )
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv1d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class LatentGrid(nn.Module):
+    """The fixed wavelength grid of the networks, and linear interpolation to and from it."""
+
+    lambda_min: Tensor
+    resolution: Tensor
+    length: Tensor
+    _wavelength: Tensor
+
+    def __init__(self, lambda_min: float, resolution: float, num_pixels: int) -> None:
+        super().__init__()
+        self.register_buffer("lambda_min", torch.tensor(lambda_min))
+        self.register_buffer("resolution", torch.tensor(resolution))
+        self.register_buffer("length", torch.tensor(num_pixels))
+        self.register_buffer("_wavelength", (torch.arange(num_pixels) * resolution + lambda_min)[None])
+
+    @property
+    def wavelength(self) -> Tensor:
+        """(L,) Angstrom."""
+        return self._wavelength[0]
+
+    def to_latent(self, values: Tensor, wavelength: Tensor) -> Tensor:
+        """values (B, n) at wavelength (B, n) -> (B, L); 0 outside the observed range."""
+        return interpolate(wavelength, values, self._wavelength.expand(len(values), -1))
+
+    def to_observed(self, values: Tensor, wavelength: Tensor) -> Tensor:
+        """values (B, L) -> (B, n) at wavelength (B, n); 0 outside the grid."""
+        return interpolate(self._wavelength.expand(len(values), -1), values, wavelength)
+
+
+def interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """Linear interpolation of y (B, n) at increasing x (B, n) to `at` (B, m); 0 outside."""
+    x, at = x.contiguous(), at.contiguous()
+    left = torch.clamp(torch.searchsorted(x, at) - 1, 0, x.shape[1] - 2)
+    slope = (y[:, :-1] - y[:, 1:]) / (x[:, :-1] - x[:, 1:])
+    out = torch.gather(y, 1, left) + (at - torch.gather(x, 1, left)) * torch.gather(slope, 1, left)
+    outside = (at < x[:, :1]) | (at > x[:, -1:])
+    return out.masked_fill(outside, 0.0)
+
+
+class SpectrumTokenizer(Tokenizer[Spectrum]):
+    """Spectra to 1 + L / stride tokens: the normalisation first, then blue to red."""
+
+    def __init__(self, row: Modality, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.row = row
+        encoder_dims = config.get("encoder_dims", (96, 192, 384, 768))
+        latent = int(config.get("latent_channels", 512))
+        bits = int(config.get("dim", 10))
+        size = int(config.get("codebook_size", 1024))
+        if size != 2**bits or int(config.get("embedding_dim", 4)) != bits:
+            raise BadCheckpoint("checkpoint_invalid", f"codebook_size {size} is not 2 ** {bits}", field=row.key)
+        self.preprocessing = config.get("preprocessing", AION_1)
+        if self.preprocessing not in (AION_1, ALBIREO_1):
+            raise BadCheckpoint("checkpoint_invalid", f"unknown preprocessing {self.preprocessing!r}", field=row.key)
+        self.clip_ivar = config.get("clip_ivar", 100)
+        self.clip_flux = config.get("clip_flux")
+        self.input_scaling = float(config.get("input_scaling", 0.2))
+        num_pixels = int(config.get("num_pixels", 8704))
+        low, high = config.get("normalization_range", (-1, 5))
+        self._quantizer = nn.Module()  # the published files nest the sign quantizer one level deeper
+        self._quantizer._quantizer = LookupFreeQuantizer(bits)
+        self.encoder = ConvNextEncoder(config.get("encoder_depths", (3, 3, 9, 3)), encoder_dims)
+        self.decoder = ConvNextDecoder(
+            latent, config.get("decoder_depths", (3, 3, 9, 3)), config.get("decoder_dims", (384, 192, 96, 1))
+        )
+        self.normalization_quantizer = LinearQuantizer(size, (low, high))
+        self.latent_grid = LatentGrid(
+            config.get("lambda_min", 3500.0), config.get("resolution", 0.8), num_pixels
+        )
+        self.pre_quant_norm = nn.LayerNorm(latent)
+        self.quant_conv = nn.Conv1d(latent, bits, 1)
+        self.post_quant_conv = nn.Conv1d(bits, latent, 1)
+        stride = 4 * 2 ** (len(encoder_dims) - 1)
+        self.n_tokens = 1 + num_pixels // stride
+        self.grid = (self.n_tokens, 1)
+        self.vocab_size = size
+
+    @property
+    def quantizer(self) -> LookupFreeQuantizer:
+        inner = self._quantizer._quantizer
+        assert isinstance(inner, LookupFreeQuantizer)
+        return inner
+
+    def check(self, payload: Spectrum) -> tuple[str, ...]:
+        name, wavelength = self.row.name, payload.wavelength
+        if not len(wavelength) == len(payload.flux) == len(payload.ivar) == len(payload.mask):
+            raise BadInput("shape_mismatch", "wavelength, flux, ivar and mask differ in length", field=name)
+        if len(wavelength) < 2 or not np.isfinite(wavelength).all() or not (np.diff(wavelength) > 0).all():
+            raise BadInput("wavelength_not_monotonic", "wavelengths do not increase everywhere", field=name)
+        good = ~payload.mask
+        if not (np.isfinite(payload.flux[good]).all() and np.isfinite(payload.ivar[good]).all()):
+            raise BadInput("not_finite", "a pixel that is not masked is not finite", field=name, fix="mask it")
+        grid = self.latent_grid.wavelength
+        low, high = float(grid[0]), float(grid[-1])
+        inside = good & (wavelength >= low) & (wavelength <= high)
+        if not inside.any():
+            raise BadInput("no_coverage", f"no good pixel between {low:.0f} and {high:.0f} A", field=name)
+        covered = min(high, wavelength[inside].max()) - max(low, wavelength[inside].min())
+        return ("low_coverage",) if covered < LOW_COVERAGE * (high - low) else ()
+
+    def network_input(self, flux: Tensor, ivar: Tensor, mask: Tensor, wavelength: Tensor) -> tuple[Tensor, Tensor]:
+        """All (B, n), mask True = bad -> (arcsinh-compressed flux and istd on the grid (B, 2, L), log norm (B,)).
+
+        "aion-1" repeats the released code: bad pixels are left out of the norm but not of the input, and istd is
+        divided by the norm. "albireo-1" takes bad pixels out (flux at the norm, istd 0) and multiplies istd.
+        """
+        flux, ivar = torch.nan_to_num(flux), torch.nan_to_num(ivar)
+        if self.clip_flux is not None:
+            flux = torch.clamp(flux, -self.clip_flux, self.clip_flux)
+        if self.clip_ivar is not None:
+            ivar = torch.clamp(ivar, 0, self.clip_ivar)
+        istd = torch.sqrt(ivar)
+        norm = (flux * (1.0 - mask.float())).sum(-1) / (torch.count_nonzero(~mask, dim=-1) + 1.0)
+        log_norm = torch.log10(torch.clamp(norm, NORM_FLOOR) + 1.0)
+        log_norm = self.normalization_quantizer.decode(self.normalization_quantizer.encode(log_norm))
+        n = _norm(log_norm)
+        if self.preprocessing == ALBIREO_1:
+            flux = torch.where(mask, n, flux)
+            istd = torch.where(mask, 0.0, istd * n * n)
+        flux = (flux / n - 1.0) * self.input_scaling
+        istd = (istd / n) * self.input_scaling
+        flux = self.latent_grid.to_latent(flux, wavelength)
+        istd = self.latent_grid.to_latent(istd, wavelength)
+        return torch.arcsinh(torch.stack([flux, istd], dim=1)), log_norm
+
+    def latents(self, x: Tensor) -> Tensor:
+        """(B, 2, L) -> latents (B, bits, N) before quantization."""
+        h = self.pre_quant_norm(self.encoder(x).transpose(1, 2)).transpose(1, 2)
+        out: Tensor = self.quant_conv(h)
+        return out
+
+    def reconstruct(self, quantized: Tensor) -> Tensor:
+        """Quantized latents (B, bits, N) -> (B, 1 or 2, L): normalised flux (and mask logits) on the grid."""
+        out: Tensor = self.decoder(self.post_quant_conv(quantized))
+        return out
+
+    def _encode(self, payload: Spectrum) -> Tensor:
+        flux, ivar, wavelength = (
+            torch.tensor(array.astype(np.float32), device=self.device)[None]
+            for array in (payload.flux, payload.ivar, payload.wavelength)
+        )
+        mask = torch.tensor(payload.mask, device=self.device)[None]
+        x, log_norm = self.network_input(flux, ivar, mask, wavelength)
+        first = self.normalization_quantizer.encode(log_norm)[:, None]
+        return torch.cat([first, self.quantizer.encode(self.latents(x))], dim=1).long()
+
+    def _decode(self, tokens: Tensor, wavelength: Tensor | None = None, **target: Any) -> Tensor:
+        """(B, N) tokens -> flux (B, n) in the row's unit at `wavelength` (B, n), or on the model's grid."""
+        flux = self.reconstruct(self.quantizer.decode(tokens[:, 1:]))[:, 0]
+        if wavelength is not None:
+            flux = self.latent_grid.to_observed(flux, wavelength)
+        return (flux + 1.0) * _norm(self.normalization_quantizer.decode(tokens[:, 0]))
+
+
+def _norm(log_norm: Tensor) -> Tensor:
+    """log10(n + 1) (B,) -> n (B, 1), floored."""
+    return torch.clamp(10 ** log_norm[:, None] - 1.0, NORM_FLOOR)
