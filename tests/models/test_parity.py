@@ -40,7 +40,7 @@ def scaled(module: torch.nn.Module, factor: float) -> torch.nn.Module:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1 and "grn" not in name:
-                parameter.mul_(factor)
+                parameter.mul_(20 * factor if "token_emb" in name else factor)
             if "grn" in name:
                 parameter.normal_(std=0.3)
             if "to_k" in name or ".net.4.net." in name:

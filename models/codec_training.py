@@ -1,0 +1,142 @@
+"""Training of the image and spectrum auto-encoders on observations held in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albireo.models.stages import Progress, load_state, save_state
+from albireo.observations.observation import Image, Spectrum
+from albireo.tokenizers.image import BANDS, ImageTokenizer
+from albireo.tokenizers.quantizers import LookupFreeQuantizer
+from albireo.tokenizers.spectrum import SpectrumTokenizer
+
+MAX_SNR = 10.0
+"""Signal-to-noise per pixel counted in the loss: brighter pixels do not drown the others."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """steps of `batch` objects, AdamW with linear warm-up and cosine decay from `rate`."""
+
+    steps: int
+    batch: int
+    rate: float
+    warm_up: int = 100
+
+    def factor(self, step: int) -> float:
+        """Fraction of `rate` at a step."""
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def image_arrays(tokenizer: ImageTokenizer, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
+    """Range-compressed channel slots (n, 9, 96, 96) as float16, and their presence (n, 9)."""
+    slots = torch.zeros(len(images), len(BANDS), 96, 96, dtype=torch.float16)
+    present = torch.zeros(len(images), len(BANDS), dtype=torch.bool)
+    for i, image in enumerate(images):
+        one, here = tokenizer.network_input(torch.as_tensor(image.flux.copy())[None], image.bands)
+        slots[i], present[i] = one[0].half(), here[0]
+    return slots, present
+
+
+def image_loss(tokenizer: ImageTokenizer, slots: Tensor, present: Tensor) -> Tensor:
+    """Mean squared error of the range-compressed flux over the channels that are there."""
+    quantized = tokenizer.quantizer.quantize(tokenizer.latents(slots, present))
+    error = (tokenizer.reconstruct(quantized) - slots) ** 2
+    return (error.mean(dim=(2, 3)) * present).sum() / present.sum()
+
+
+def spectrum_arrays(tokenizer: SpectrumTokenizer, spectra: Sequence[Spectrum]) -> Tensor:
+    """Network inputs (n, 2, L), before nothing else: arcsinh-compressed flux and istd, as float16."""
+    out = torch.zeros(len(spectra), 2, len(tokenizer.latent_grid.wavelength), dtype=torch.float16)
+    for i, spectrum in enumerate(spectra):
+        flux, ivar, wavelength = (
+            torch.as_tensor(array.astype(np.float32))[None]
+            for array in (spectrum.flux, spectrum.ivar, spectrum.wavelength)
+        )
+        out[i] = tokenizer.network_input(flux, ivar, torch.as_tensor(spectrum.mask)[None], wavelength)[0][0].half()
+    return out
+
+
+def spectrum_loss(tokenizer: SpectrumTokenizer, x: Tensor) -> Tensor:
+    """Huber of the normalised residual in units of its error, mask cross entropy, and the sign quantizer's terms."""
+    z = tokenizer.latents(x)
+    flux, mask_logits = tokenizer.reconstruct(tokenizer.quantizer.quantize(z)).unbind(dim=1)
+    target = torch.sinh(x[:, 0]) / tokenizer.input_scaling
+    snr = torch.clamp(torch.sinh(x[:, 1]) / tokenizer.input_scaling, 0, MAX_SNR)
+    good = snr > 0
+    chi = F.smooth_l1_loss(flux * snr, target * snr, reduction="none", beta=3.0)
+    fit = (chi * good).sum() / good.sum()
+    masked = F.binary_cross_entropy_with_logits(mask_logits, (~good).float())
+    return fit + 0.05 * masked + sign_terms(tokenizer.quantizer, z)
+
+
+def sign_terms(quantizer: LookupFreeQuantizer, z: Tensor) -> Tensor:
+    """Commitment 0.25 and entropy 0.1 of the look-up free quantizer (arXiv 2310.05737), bits taken as independent."""
+    commitment = F.mse_loss(z, quantizer.quantize(z).detach())
+    p = torch.sigmoid(4.0 * z.float()).movedim(1, -1).flatten(0, 1)
+    certain = _bit_entropy(p).sum(-1).mean()
+    spread = _bit_entropy(p.mean(dim=0)).sum()
+    return 0.25 * commitment + 0.1 * (certain - spread)
+
+
+def _bit_entropy(p: Tensor) -> Tensor:
+    p = p.clamp(1e-5, 1 - 1e-5)
+    return -(p * p.log() + (1 - p) * (1 - p).log())
+
+
+def train_codec(
+    name: str,
+    tokenizer: nn.Module,
+    loss: Callable[..., Tensor],
+    arrays: Sequence[Tensor],
+    schedule: Schedule,
+    state: Path,
+    seed: int,
+) -> None:
+    """Train in place; resumes from `state` and leaves the finished weights there. A tenth of the data validates."""
+    n = len(arrays[0])
+    cut = n - n // 10
+    optimiser = torch.optim.AdamW(tokenizer.parameters(), lr=schedule.rate, weight_decay=0.01)
+    path = state / f"{name}.pt.safetensors"
+    step = load_state(path, tokenizer, optimiser)
+    progress = Progress(name, schedule.steps, step, state / f"{name}.csv")
+    while step < schedule.steps:
+        rng = np.random.default_rng([seed, step])
+        rows = torch.as_tensor(rng.integers(0, cut, schedule.batch))
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate * schedule.factor(step)
+        tokenizer.train()
+        with torch.autocast("cpu", torch.bfloat16):  # the weights themselves stay in float32
+            value = loss(tokenizer, *(_rows(array, rows) for array in arrays))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        extra: dict[str, Any] = {}
+        if step % 200 == 0 or step == schedule.steps:
+            tokenizer.eval()
+            with torch.no_grad():
+                held = [loss(tokenizer, *(array[i : i + 64].float() if array.is_floating_point() else array[i : i + 64]
+                                          for array in arrays)).item() for i in range(cut, n, 64)]  # fmt: skip
+            extra["validation"] = sum(held) / len(held)
+            save_state(path, tokenizer, optimiser, step)
+        progress.update(step, loss=value.item(), **extra)
+    tokenizer.eval()
+
+
+def _rows(array: Tensor, rows: Tensor) -> Tensor:
+    picked = array[rows]
+    return picked.float() if picked.is_floating_point() else picked

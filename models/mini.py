@@ -1,0 +1,89 @@
+"""albireo-mini: the sizes of our own small checkpoint, in AION-1's layout with fewer channels and tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from albireo.models.transformer import WITHIN
+from albireo.observations.modalities import MODALITIES
+from albireo.tokenizers.scalar import LOG_KEYS
+from albireo.tokenizers.spectrum import ALBIREO_1
+
+INPUTS = tuple(
+    key
+    for key in MODALITIES
+    if key in ("tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss", "tok_ebv", "tok_parallax")
+    or key.startswith(("tok_flux_", "tok_shape", "tok_mag_", "tok_a_"))
+    if key not in ("tok_flux_w3", "tok_flux_w4")
+)
+"""What albireo-mini reads. Redshift, ra and dec are no inputs: they cannot leak into an embedding."""
+
+OUTPUTS = (
+    "tok_image",
+    "tok_spectrum_desi",
+    "tok_spectrum_sdss",
+    *(f"tok_flux_{band}" for band in ("g", "r", "i", "z", "w1", "w2")),
+    "tok_z",
+)
+"""What its decoder learns to predict."""
+
+TRANSFORMER: dict[str, Any] = {
+    "domains_in": list(INPUTS),
+    "domains_out": list(OUTPUTS),
+    "dim": 192,
+    "encoder_depth": 6,
+    "decoder_depth": 3,
+    "num_heads": 6,
+    "mlp_ratio": 4.0,
+    "qkv_bias": False,
+    "proj_bias": False,
+    "mlp_bias": False,
+    "norm_bias": False,
+    "act_layer": "SiLU",
+    "gated_mlp": True,
+    "qk_norm": True,
+    "decoder_attention": WITHIN,
+}
+
+IMAGE: dict[str, Any] = {
+    "quantizer_levels": [8, 5, 5, 5],
+    "hidden_dims": 128,
+    "multisurvey_projection_dims": 16,
+    "n_compressions": 4,
+    "num_consecutive": 1,
+    "embedding_dim": 4,
+    "range_compression_factor": 0.01,
+    "mult_factor": 10.0,
+}
+
+SPECTRUM: dict[str, Any] = {
+    "encoder_depths": [0, 1, 2, 2, 1],
+    "encoder_dims": [24, 32, 64, 128, 128],
+    "decoder_depths": [1, 1, 1, 1, 0],
+    "decoder_dims": [128, 64, 32, 16, 2],
+    "lambda_min": 3500.0,
+    "resolution": 0.8,
+    "num_pixels": 8704,
+    "latent_channels": 128,
+    "embedding_dim": 10,
+    "clip_ivar": None,
+    "clip_flux": None,
+    "input_scaling": 0.2,
+    "normalization_range": [-1, 5],
+    "codebook_size": 1024,
+    "dim": 10,
+    "preprocessing": ALBIREO_1,
+}
+
+
+def codec_config(key: str) -> dict[str, Any]:
+    """The configuration of the codec of a modality."""
+    row = MODALITIES[key]
+    if row.kind == "image":
+        return IMAGE
+    if row.kind == "spectrum":
+        return SPECTRUM
+    if key == "tok_z":
+        return {"modality": row.codec, "codebook_size": 256}
+    scalar = {"modality": row.codec, "codebook_size": 256, "reservoir_size": 1024}
+    return scalar | {"min_log_value": -6.0} if key in LOG_KEYS else scalar

@@ -1,0 +1,331 @@
+"""Makes a checkpoint from nothing but a seed: simulate, train the codecs, tokenize, pre-train, write the folder.
+
+    python -m albireo.models.pretrain --state FOLDER --out FOLDER/albireo-mini
+
+Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from albireo.models import mini
+from albireo.models.codec_training import (
+    Schedule,
+    image_arrays,
+    image_loss,
+    spectrum_arrays,
+    spectrum_loss,
+    train_codec,
+)
+from albireo.models.masking import Budget, Split, split
+from albireo.models.stages import Progress, load_state, save_state
+from albireo.models.transformer import Transformer, TransformerConfig
+from albireo.observations.modalities import MODALITIES
+from albireo.observations.observation import Coefficients, Image, Observation, Scalar, Spectrum
+from albireo.observations.sky import simulate
+from albireo.tokenizers.bank import TokenizerBank, as_row, build
+from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS, TokenSpec
+from albireo.tokenizers.image import ImageTokenizer
+from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
+from albireo.tokenizers.spectrum import SpectrumTokenizer
+
+SHARD = 500
+"""Objects per shard: the unit of simulation and of resuming it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights."""
+
+    seed: int = 20261123
+    codec_objects: int = 3000
+    objects: int = 16_000
+    image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
+    spectrum: Schedule = Schedule(steps=1500, batch=16, rate=2e-3)
+    transformer: Schedule = Schedule(steps=3000, batch=32, rate=1.5e-3, warm_up=200)
+    budget: Budget = Budget()
+
+
+def shard(recipe: Recipe, index: int) -> Iterator[Observation]:
+    """Observations of one shard: a function of the seed and the index alone."""
+    return simulate(SHARD, np.random.default_rng([recipe.seed, index]), start=index * SHARD)
+
+
+def train_codecs(recipe: Recipe, state: Path) -> TokenizerBank:
+    """Auto-encoders and scalar codebooks, fitted to the first `codec_objects` objects."""
+    done = state / "codecs.done"
+    torch.manual_seed(recipe.seed)
+    image = build(MODALITIES["tok_image"], mini.IMAGE)
+    spectrum = build(MODALITIES["tok_spectrum_desi"], mini.SPECTRUM)
+    assert isinstance(image, ImageTokenizer)
+    assert isinstance(spectrum, SpectrumTokenizer)
+    scalars = {
+        key: build(MODALITIES[key], mini.codec_config(key))
+        for key in (*mini.INPUTS, "tok_z")
+        if MODALITIES[key].kind == "scalar"
+    }
+    if not done.exists():
+        images, spectra, values = _codec_sample(recipe)
+        for key, tokenizer in scalars.items():
+            assert isinstance(tokenizer, ScalarTokenizer | CoefficientsTokenizer)
+            if key != "tok_z":
+                tokenizer.quantizer.fit(torch.tensor(values[key]))  # type: ignore[union-attr]
+                save_file({k: v.numpy() for k, v in tokenizer.state_dict().items()}, state / f"{key}.safetensors")
+        train_codec("image", image, image_loss, image_arrays(image, images), recipe.image, state, recipe.seed)
+        arrays = [spectrum_arrays(spectrum, spectra)]
+        train_codec("spectrum", spectrum, spectrum_loss, arrays, recipe.spectrum, state, recipe.seed)
+        done.touch()
+    for name, module in (("image", image), ("spectrum", spectrum)):
+        load_state(state / f"{name}.pt.safetensors", module, torch.optim.AdamW(module.parameters()))
+    for key, tokenizer in scalars.items():
+        if key != "tok_z":
+            tensors = load_file(state / f"{key}.safetensors")
+            tokenizer.load_state_dict({name: torch.as_tensor(value) for name, value in tensors.items()})
+    halved(image)
+    halved(spectrum)
+    return TokenizerBank(
+        scalars
+        | {key: as_row(image, MODALITIES[key]) for key in ("tok_image", "tok_image_hsc")}
+        | {key: as_row(spectrum, MODALITIES[key]) for key in ("tok_spectrum_desi", "tok_spectrum_sdss")}
+    )
+
+
+def halved(module: nn.Module) -> None:
+    """Round the weights to float16, as the file holds them, so that training sees the numbers that will be shipped."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.half().float())
+
+
+def _codec_sample(recipe: Recipe) -> tuple[list[Image], list[Spectrum], dict[str, list[float]]]:
+    images: list[Image] = []
+    spectra: list[Spectrum] = []
+    values: dict[str, list[float]] = {key: [] for key in mini.INPUTS}
+    progress = Progress("simulate for codecs", recipe.codec_objects, 0, Path(os.devnull))
+    for index in range(recipe.codec_objects // SHARD):
+        for observation in shard(recipe, index):
+            for key, payload in observation.data.items():
+                if isinstance(payload, Image):
+                    images.append(payload)
+                elif isinstance(payload, Spectrum):
+                    spectra.append(payload)
+                elif isinstance(payload, Scalar) and key in values:
+                    values[key].append(payload.value)
+        progress.update((index + 1) * SHARD)
+    return images, spectra, values
+
+
+def tokenize(recipe: Recipe, bank: TokenizerBank, state: Path) -> list[Path]:
+    """Shards of tokens: one safetensors file each, key -> (objects that have it), key.ids -> their tokens."""
+    folder = state / "tokens"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{index:04d}.safetensors" for index in range(recipe.objects // SHARD)]
+    progress = Progress("tokenize", len(paths), sum(path.exists() for path in paths), Path(os.devnull))
+    for index, path in enumerate(paths):
+        if path.exists():
+            continue
+        rows: dict[str, list[int]] = {}
+        ids: dict[str, list[NDArray[np.int64]]] = {}
+        for row, observation in enumerate(shard(recipe, index)):
+            data = dict(observation.data)
+            data["tok_z"] = Scalar(float(observation.metadata["redshift"]), "")
+            for key, payload in data.items():
+                if key in bank:
+                    rows.setdefault(key, []).append(row)
+                    ids.setdefault(key, []).append(bank[key].encode([payload])[0].numpy())
+        tensors = {key: np.array(rows[key], np.int32) for key in rows}
+        tensors |= {f"{key}.ids": np.stack(ids[key]).astype(np.int32) for key in ids}
+        part = path.with_suffix(".part")
+        save_file(tensors, part)
+        os.replace(part, path)
+        progress.update(sum(done.exists() for done in paths))
+    return paths
+
+
+def load_tokens(paths: Sequence[Path]) -> list[dict[str, NDArray[np.int32]]]:
+    """Tokens of every object, by key."""
+    objects: list[dict[str, NDArray[np.int32]]] = []
+    for path in paths:
+        tensors = load_file(path)
+        batch: list[dict[str, NDArray[np.int32]]] = [{} for _ in range(SHARD)]
+        for key in tensors:
+            if not key.endswith(".ids"):
+                for row, ids in zip(tensors[key], tensors[f"{key}.ids"], strict=True):
+                    batch[row][key] = ids
+        objects += batch
+    return objects
+
+
+def batch_loss(model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int32]]], splits: Sequence[Split]) -> Tensor:
+    """Cross entropy, averaged over the tokens of a modality and then over modalities, of a padded batch."""
+    dim = model.config.dim
+    lengths = [sum(map(len, one.shown.values())) for one in splits]
+    sizes = [sum(map(len, one.asked.values())) for one in splits]
+    values = torch.zeros(len(splits), max(lengths), dim)
+    places, queries = torch.zeros_like(values), torch.zeros(len(splits), max(sizes), dim)
+    present = torch.zeros(len(splits), max(lengths), dtype=torch.bool)
+    kind = torch.full((len(splits), max(sizes)), -1)
+    value_parts, place_parts, slots = [], [], []
+    for key in model.encoder_embeddings:
+        rows, at, ids = _gather(key, [one.shown for one in splits], objects)
+        if len(rows):
+            embedding = model.encoder_embeddings[key]
+            value_parts.append(embedding.token_emb(ids))
+            place_parts.append(embedding.pos_emb[0, at] + embedding.mod_emb[0])
+            slots.append(_slots(key, list(model.encoder_embeddings), [one.shown for one in splits]))
+    index = torch.cat(slots)
+    flat = index[:, 0] * max(lengths) + index[:, 1]
+    values = values.flatten(0, 1).index_put((flat,), torch.cat(value_parts)).view_as(values)
+    places = places.flatten(0, 1).index_put((flat,), torch.cat(place_parts)).view_as(places)
+    present.view(-1)[flat] = True
+    query_parts, query_slots, wanted = [], [], {}
+    for number, key in enumerate(model.decoder_embeddings):
+        rows, at, ids = _gather(key, [one.asked for one in splits], objects)
+        if len(rows):
+            slot = _slots(key, list(model.decoder_embeddings), [one.asked for one in splits])
+            query_parts.append(model.queries(key)[0, at])
+            query_slots.append(slot)
+            kind[slot[:, 0], slot[:, 1]] = number
+            wanted[key] = (slot[:, 0] * max(sizes) + slot[:, 1], ids)
+    index = torch.cat(query_slots)
+    flat = index[:, 0] * max(sizes) + index[:, 1]
+    queries = queries.flatten(0, 1).index_put((flat,), torch.cat(query_parts)).view_as(queries)
+    mask = present[:, None, None, :]
+    context = model.encode(values, places, mask)
+    alike = (kind[:, :, None] == kind[:, None, :])[:, None]
+    states = model.decode_states(queries, context, uniform=False, mask=alike, xmask=mask).flatten(0, 1)
+    losses = [
+        F.cross_entropy(model.decoder_embeddings[key].to_logits(states[at]).float(), ids)
+        for key, (at, ids) in wanted.items()
+    ]
+    return torch.stack(losses).mean()
+
+
+def _gather(
+    key: str, parts: Sequence[Mapping[str, NDArray[np.int64]]], objects: Sequence[Mapping[str, NDArray[np.int32]]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Object, position and token of every place of `key` in `parts`."""
+    rows = [np.full(len(part[key]), i) for i, part in enumerate(parts) if key in part]
+    at = [part[key] for part in parts if key in part]
+    ids = [objects[i][key][part[key]] for i, part in enumerate(parts) if key in part]
+    if not rows:
+        empty = torch.empty(0, dtype=torch.long)
+        return empty, empty, empty
+    return tuple(torch.as_tensor(np.concatenate(x).astype(np.int64)) for x in (rows, at, ids))  # type: ignore[return-value]
+
+
+def _slots(key: str, order: Sequence[str], parts: Sequence[Mapping[str, NDArray[np.int64]]]) -> Tensor:
+    """(object, slot in its padded sequence) of every place of `key`."""
+    before = order[: order.index(key)]
+    out = []
+    for i, part in enumerate(parts):
+        if key in part:
+            start = sum(len(part[k]) for k in before if k in part)
+            out.append(np.stack([np.full(len(part[key]), i), start + np.arange(len(part[key]))], axis=1))
+    return torch.as_tensor(np.concatenate(out))
+
+
+def pretrain(recipe: Recipe, bank: TokenizerBank, paths: Sequence[Path], state: Path) -> Transformer:
+    """Masked modelling of the token shards; the last shard validates."""
+    objects = load_tokens(paths)
+    train, held = objects[:-SHARD], objects[-SHARD:]
+    specs = {key: TokenSpec(tokenizer.n_tokens, tokenizer.vocab_size) for key, tokenizer in bank.items()}
+    model = Transformer(
+        TransformerConfig.from_json(mini.TRANSFORMER),
+        {key: specs[key] for key in MODALITIES if key in mini.INPUTS},
+        {key: specs[key] for key in MODALITIES if key in mini.OUTPUTS},
+    )
+    model.initialise(
+        {key: tokenizer.grid for key, tokenizer in bank.items()}, torch.Generator().manual_seed(recipe.seed)
+    )
+    schedule = recipe.transformer
+    decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "emb" not in n)]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95))
+    path = state / "transformer.pt.safetensors"
+    step = load_state(path, model, optimiser)
+    progress = Progress("pretrain", schedule.steps, step, state / "transformer.csv")
+    while step < schedule.steps:
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate * schedule.factor(step)
+        batch = [train[i] for i in rng.integers(0, len(train), schedule.batch)]
+        loss = _loss(model, batch, recipe.budget, rng)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        extra = {}
+        if step % 250 == 0 or step == schedule.steps:
+            with torch.no_grad():
+                fixed = np.random.default_rng(recipe.seed)
+                parts = [held[i : i + schedule.batch] for i in range(0, len(held), schedule.batch)]
+                extra["validation"] = float(np.mean([_loss(model, p, recipe.budget, fixed).item() for p in parts]))
+            save_state(path, model, optimiser, step)
+        progress.update(step, loss=loss.item(), **extra)
+    return model
+
+
+def _loss(
+    model: Transformer, batch: Sequence[Mapping[str, NDArray[np.int32]]], budget: Budget, rng: np.random.Generator
+) -> Tensor:
+    inputs, outputs = list(model.encoder_embeddings), list(model.decoder_embeddings)
+    drawn = budget.draw(rng)
+    splits = [split(ids, inputs, outputs, drawn, rng) for ids in batch]
+    with torch.autocast("cpu", torch.bfloat16):  # master weights stay in float32: pure bf16 loses small updates
+        return batch_loss(model, batch, splits)
+
+
+def write(bank: TokenizerBank, model: Transformer, out: Path) -> None:
+    """The checkpoint folder, in AION-1's layout; weights in float16 (buffers and codebooks in float32)."""
+    _write_part(out, mini.TRANSFORMER, model)
+    for key, tokenizer in bank.items():
+        if key in mini.INPUTS:
+            _write_part(out / "codecs" / MODALITIES[key].codec, mini.codec_config(key), tokenizer)
+
+
+def _write_part(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    tensors = {
+        name: (value.detach().half() if name in parameters else value).contiguous().numpy()
+        for name, value in module.state_dict().items()
+    }
+    save_file(tensors, folder / WEIGHTS)
+
+
+def main() -> None:
+    """Command line: see the module's first lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True, help="folder of resumable state, outside the checkout")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of the sky and of the weights")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.state.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(seed=args.seed)
+    bank = train_codecs(recipe, args.state)
+    model = pretrain(recipe, bank, tokenize(recipe, bank, args.state), args.state)
+    write(bank, model, args.out)
+    print(f"wrote {args.out}; look at it with: albireo validate FILES --model {args.out}")
+
+
+if __name__ == "__main__":
+    main()
