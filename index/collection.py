@@ -12,11 +12,8 @@ of this process. A change by another process is seen by its revision number, and
 from __future__ import annotations
 
 import json
-import math
 import re
-import struct
 import threading
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.index.flat import FlatIndex, Metric
+from albireo.index.rows import checksum_of, metadata_text
 from albireo.index.storage import connect, damaged, prepare, transaction
 from albireo.observations.errors import BadInput, Conflict, NotFound
 
@@ -318,7 +316,7 @@ class Collection:
     def _encoded(self, stored: StoredObject) -> tuple[Any, ...]:
         """The row of an object, in the order of _COLUMNS; BadInput if it cannot be kept as it is."""
         vector = stored.vector
-        assert vector.dtype.kind == "f" and vector.dtype.itemsize == 4, vector.dtype
+        assert vector.dtype.newbyteorder("=") == np.float32, vector.dtype
         if not 1 <= len(stored.id) <= MAX_ID or not stored.id.isprintable():
             raise BadInput(
                 "request_invalid",
@@ -340,7 +338,7 @@ class Collection:
                     fix=f"degrees ICRS, {low:g} to {high:g}, or leave it out",
                 )
         blob = vector.astype("<f4").tobytes()
-        metadata = _json(stored)
+        metadata = metadata_text(stored.id, stored.metadata)
         modalities = json.dumps(list(stored.modalities))
         ra, dec = (None if angle is None else float(angle) for angle in (stored.ra, stored.dec))
         return (
@@ -350,12 +348,12 @@ class Collection:
             dec,
             metadata,
             modalities,
-            _checksum(stored.id, blob, ra, dec, metadata, modalities),
+            checksum_of(stored.id, blob, ra, dec, metadata, modalities),
         )
 
     def _decoded(self, row: tuple[Any, ...]) -> StoredObject:
         name, blob, ra, dec, metadata, modalities, checksum = row
-        if checksum != _checksum(name, blob, ra, dec, metadata, modalities) or len(blob) != 4 * self.dim:
+        if checksum != checksum_of(name, blob, ra, dec, metadata, modalities) or len(blob) != 4 * self.dim:
             raise damaged(
                 self._path, f"object {name!r} of collection {self.name!r} is not what was written", field="id"
             )
@@ -367,35 +365,6 @@ class Collection:
             raise BadInput("not_finite", f"the vector of {name} has NaN or infinity", field="vector")
         if self.metric == "cosine" and not vector.any():
             raise BadInput("value_out_of_range", f"the vector of {name} is zero: it has no direction", field="vector")
-
-
-def _json(stored: StoredObject) -> str:
-    try:
-        return json.dumps(dict(stored.metadata), ensure_ascii=False, allow_nan=False, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise BadInput(
-            "request_invalid",
-            f"metadata of object {stored.id!r}: {error}",
-            field="metadata",
-            fix="JSON values only; leave out what is NaN",
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy as those of Python."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
-
-
-def _checksum(name: str, blob: bytes, ra: float | None, dec: float | None, metadata: str, modalities: str) -> int:
-    """crc32 of everything in a row: pages that were torn or bits that flipped are found when it is read."""
-    angles = struct.pack("<dd", *(math.nan if angle is None else angle for angle in (ra, dec)))
-    parts = (name.encode(), blob, angles, metadata.encode(), modalities.encode())
-    value = 0
-    for part in parts:
-        value = zlib.crc32(struct.pack("<Q", len(part)) + part, value)
-    return value
 
 
 def _hit(stored: StoredObject, score: float) -> Hit:

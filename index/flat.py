@@ -124,7 +124,9 @@ class FlatIndex:
         # Summed row by row and not by a matrix product, whose rounding depends on the row's place.
         rows, wide = self._rows[positions].astype(np.float64), query.astype(np.float64)
         if self.metric == "cosine":
-            return np.clip((rows * wide).sum(axis=1), -1.0, 1.0)
+            # Unit rows are so to float32 only; the best of near-equal rows would be the one rounded up most.
+            cosine: Doubles = (rows * wide).sum(axis=1) / (_lengths(rows) * _lengths(wide[None]))
+            return np.clip(cosine, -1.0, 1.0)
         distance: Doubles = np.sqrt(((rows - wide) ** 2).sum(axis=1))
         return -distance
 
@@ -132,7 +134,8 @@ class FlatIndex:
         """A contiguous copy, at unit length for the cosine."""
         if self.metric == "l2":
             return np.ascontiguousarray(vectors, np.float32)
-        return (vectors / _lengths(vectors)[:, None]).astype(np.float32)
+        unit: Floats = (vectors / _lengths(vectors)[:, None]).astype(np.float32)
+        return unit
 
     def _grow(self) -> None:
         rows = np.empty((2 * len(self._rows), self.dim), np.float32)
@@ -140,9 +143,10 @@ class FlatIndex:
         self._rows = rows
 
 
-def _lengths(vectors: Floats) -> Doubles:
+def _lengths(vectors: Floats | Doubles) -> Doubles:
     """Euclidean lengths (n,) of rows (n, D), in float64."""
-    return np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1))
+    lengths: Doubles = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1))
+    return lengths
 
 
 def _faiss() -> Any:

@@ -1,4 +1,4 @@
-"""The collection file: one SQLite database, opened, checked, and written in transactions that are durable when they end.
+"""The collection file: one SQLite database, opened, checked, and written in transactions durable when they end.
 
 A file that is not ours, is of a newer schema or is damaged is refused with `collection_damaged`, never repaired
 by force and never written to.

@@ -39,12 +39,16 @@ CODES: dict[str, str] = {
     "column_missing": "a column that the format requires is absent",
     "column_unknown": "an option names a column that the file does not have",
     "option_invalid": "an option has a value that it cannot have",
+    "statement_conflict": "two statements about one thing, in the file or in the options, disagree",
+    "pickle_refused": "pickled Python objects, which are never loaded",
     # images
     "image_too_small": "the image has fewer pixels than the model reads",
     "image_blank": "the image has no finite or no non-zero pixel",
     "pixel_scale": "the pixel scale differs by more than 2 %",
     "pixel_scale_missing": "the pixel scale is not stated",
     "position_outside": "the position asked for is not inside the image",
+    "position_differs": "the position stated is not that of the file",
+    "wcs_missing": "a position was asked for, but the image has no world coordinates",
     "position_needed": "a mosaic was given without a position",
     "not_finite": "NaN or infinity where a number is needed",
     # spectra
@@ -60,6 +64,7 @@ CODES: dict[str, str] = {
     "value_missing": "a value that was asked for is absent",
     # models and tokens
     "modality_unknown": "no such modality in the table",
+    "model_unknown": "no such model is loaded",
     "modality_not_in_checkpoint": "the checkpoint was not trained on this modality",
     "nothing_to_embed": "the object has no modality that the checkpoint reads",
     "too_many_tokens": "more tokens than the model or the limit allows",
@@ -74,6 +79,8 @@ CODES: dict[str, str] = {
     "storage_unavailable": "a file cannot be read or written now: disk full, locked or not allowed",
     # requests
     "request_invalid": "a request that cannot be understood",
+    "route_unknown": "there is no such address",
+    "method_not_allowed": "the address does not know this method",
     "content_type": "a content type that is not read here",
     "too_large": "over a stated limit",
     "dependency_missing": "an optional part of the installation is missing",

@@ -49,7 +49,7 @@ class Convention:
     survey: str
     band: str
     system: Literal["AB", "Vega"]
-    kind: Literal["model", "cmodel", "psf", "aperture", "fibre", "mean", "difference"]
+    kind: Literal["model", "cmodel", "psf", "aperture", "fibre", "mean", "difference", "image"]
     extinction_corrected: bool
     release: str | None = None
 

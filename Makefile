@@ -1,0 +1,85 @@
+# Everything a person or CI calls. The environment is made once, in .venv, and again when its requirements change.
+#
+#   PYTHON=python3.12            the Python that makes the environment (3.11 or newer)
+#   TORCH_INDEX=URL              take torch from this package index, e.g. PyTorch's own for CPUs (much smaller)
+#   PIP_INDEX_URL=URL            take everything from this package index
+#   FILES="a.fits b.csv"         observations of your own for `make demo`
+#   ALBIREO_TEST_DATA=FOLDER     real survey files for `make real`
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+FILES ?=
+ALBIREO_TEST_DATA ?= $(abspath ../shared/data)
+export ALBIREO_TEST_DATA
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+FOLDERS := observations tokenizers models index service
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test real lint types fix bench docs
+
+help:
+	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
+	@echo "make test    the tests"
+	@echo "make real    the tests on real survey files (ALBIREO_TEST_DATA=$(ALBIREO_TEST_DATA))"
+	@echo "make lint    formatter and linter, changing nothing; make fix applies them"
+	@echo "make types   the type checker"
+	@echo "make bench   what one object costs here"
+	@echo "make docs    write the generated pages of docs/ again"
+	@echo "Next: make demo"
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== environment: .venv (a few minutes the first time: torch is large)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Albireo needs Python 3.11 or newer. Name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ echo "No environment could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@if [ -n "$(TORCH_INDEX)" ]; then $(BIN)/python -m pip install --index-url "$(TORCH_INDEX)" -c constraints.txt torch; fi
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,train,dev]' || \
+		{ echo "The packages could not be installed. With the network back, call make again: it goes on."; exit 1; }
+	@touch $@
+
+demo: $(STAMP)
+	@echo "== demo: files -> tokens -> embeddings -> neighbours"
+	@$(BIN)/albireo demo $(FILES)
+
+test: $(STAMP)
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+	@echo "All tests passed. Next: make demo, or make real for the tests on real survey files."
+
+real: $(STAMP)
+	@echo "== tests on real survey files"
+	@[ -d "$(ALBIREO_TEST_DATA)" ] || \
+		{ echo "There is no $(ALBIREO_TEST_DATA). Name the folder: make real ALBIREO_TEST_DATA=FOLDER"; exit 1; }
+	@$(BIN)/python -m pytest -m "real and not slow"
+	@echo "Real files are read as they should be. Next: make demo FILES=\"...\" with files of your own."
+
+lint: $(STAMP)
+	@echo "== lint"
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . || { echo "Next: make fix, then what is left by hand."; exit 1; }
+	@echo "Format and lint are clean. Next: make types"
+
+types: $(STAMP)
+	@echo "== types"
+	@mkdir -p .typing/albireo
+	@for folder in $(FOLDERS); do ln -sfn ../../$$folder .typing/albireo/$$folder; done
+	@MYPYPATH=.typing $(BIN)/mypy $(FOLDERS:%=-p albireo.%)
+	@echo "Types are sound. Next: make test"
+
+fix: $(STAMP)
+	@echo "== fix"
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@echo "What could be mended is. Next: make lint types test"
+
+bench: $(STAMP)
+	@echo "== bench"
+	@$(BIN)/python benchmarks/objects.py
+	@echo "Measured. Next: note what changed, and on which machine, in docs/log.md"
+
+docs: $(STAMP)
+	@echo "== docs"
+	@$(BIN)/python docs/generate.py
+	@echo "Generated pages are written. Next: git diff docs"

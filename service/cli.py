@@ -1,0 +1,437 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` answers in a fraction of a second."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from albireo.observations.errors import AlbireoError, BadInput
+from albireo.service.reading_flags import read_options, with_reading
+
+if TYPE_CHECKING:
+    from albireo.service.core import Core, Embedded
+    from albireo.service.files import Batch
+    from albireo.service.settings import Settings
+    from albireo.service.subjects import Subject
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help cuts no long flag, and keeps the lines of the examples
+    help="""Raw survey files in, embeddings and neighbours out.
+
+    Start with `albireo demo`, or with `albireo validate FILE` to see what is understood of a file of yours.
+
+    Exit codes: 0 all went well, 1 something failed (the rest is done), 2 wrong usage.""",
+)
+index_app = typer.Typer(no_args_is_help=True, help="Collections of embeddings on this machine.")
+app.add_typer(index_app, name="index")
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="files, or folders of files", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of text")]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FOLDER", help="checkpoint folder (ALBIREO_MODEL_FOLDER, else the shipped one)"),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FOLDER", help="folder of the collections (ALBIREO_DATA_FOLDER)"),
+]
+AsOne = Annotated[
+    str | None,
+    typer.Option("--as-one", metavar="ID", help="the files are measurements of one object, called ID"),
+]
+Reading = dict[str, Any]
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Callable[..., int]], Callable[..., Any]]:
+    """Register a command that returns its exit code; its AlbireoErrors are printed, with code 1."""
+
+    def register(function: Callable[..., int]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            try:
+                code = function(**values)
+            except AlbireoError as error:
+                _print_error(error, bool(values.get("json_output")))
+                code = 1
+            raise typer.Exit(code)
+
+        run.__annotations__ = function.__annotations__
+        return group.command(name, no_args_is_help=False)(run)
+
+    return register
+
+
+@command(app, "validate")
+@with_reading
+def validate(
+    files: Files,
+    *,
+    reading: Reading,
+    model: Model = None,
+    require_usable: Annotated[
+        bool, typer.Option("--require-usable", help="exit with 1 unless every object can be embedded")
+    ] = False,
+    json_output: Json = False,
+) -> int:
+    """Say what is understood of files.
+
+    Format, objects, bands, units, conventions, pixels, token cost, and whether each object is usable. Loads no
+    network. Exit code 0 when every file is recognised and whole, usable or not.
+
+    \b
+    Examples:
+      albireo validate spec-0266-51630-0168.fits
+      albireo validate cutout.fits --survey legacysurvey --bands g,r,i,z
+      albireo validate coadd-*.fits redrock-*.fits --json
+    """
+    from albireo.service.printing import validation_text
+
+    options = _options(reading)
+    core = _core(_settings(model))
+    batches = list(_read(files, options))
+    reports = [report for batch in batches for report in batch.reports]
+    answer = core.validate(reports, [subject for batch in batches for subject in batch.subjects])
+    if json_output:
+        _print_json(answer)
+    else:
+        print(validation_text(answer, [str(path) for batch in batches for path in batch.paths]))
+    good = all(file["recognised"] for file in answer["files"])
+    return 0 if good and (not require_usable or all(item["usable"] for item in answer["items"])) else 1
+
+
+@command(app, "embed")
+@with_reading
+def embed(
+    files: Files,
+    *,
+    reading: Reading,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="the Parquet table to write")],
+    pooling: Annotated[
+        Literal["mean", "mean_per_modality", "tokens"],
+        typer.Option(help="one vector per object, per modality, or per token"),
+    ] = "mean",
+    as_one: AsOne = None,
+    model: Model = None,
+    json_output: Json = False,
+) -> int:
+    """Embed files into a Parquet table.
+
+    Every object of the files is a row; what fails goes to OUT.errors.parquet beside it.
+
+    \b
+    Examples:
+      albireo embed spectra/ -o spectra.parquet
+      albireo embed image.fits spectrum.fits --as-one "NGC 4565" -o one.parquet
+      albireo embed photometry.csv --survey legacysurvey --release dr10 --kind model --system AB
+        --no-extinction-corrected -o photometry.parquet
+    """
+    from albireo.service.embedding_table import EmbeddingWriter, errors_path
+
+    options = _options(reading)
+    paths = _expand(files)
+    core = _core(_settings(model))
+    engine = core.engine
+    done: list[Embedded] = []
+    with EmbeddingWriter(
+        output, dim=engine.dim, space=engine.space(pooling), model=engine.name, pooling=pooling
+    ) as writer:
+        for subjects in _subject_batches(paths, options, as_one):
+            with _progress("embedding", len(subjects)) as progress:
+                done.append(core.embed(subjects, pooling, progress))
+            writer.write(done[-1])
+    outcomes = [outcome for embedded in done for outcome in embedded.outcomes]
+    failed = [outcome for outcome in outcomes if outcome.error]
+    _told(
+        {
+            "output": str(output),
+            "errors_output": str(errors_path(output)),
+            "space": engine.space(pooling),
+            "embedded": len(outcomes) - len(failed),
+            "tokens": sum(embedded.n_tokens for embedded in done),
+            "errors": _errors(failed),
+        },
+        f"{len(outcomes) - len(failed)} of {len(outcomes)} objects embedded into {output}",
+        f"errors: {errors_path(output)}",
+        json_output,
+    )
+    return 1 if failed else 0
+
+
+@command(index_app, "add")
+@with_reading
+def index_add(
+    files: Files,
+    *,
+    reading: Reading,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="made if there is none")] = "default",
+    as_one: AsOne = None,
+    model: Model = None,
+    data: Data = None,
+    json_output: Json = False,
+) -> int:
+    """Embed files into a collection.
+
+    Every object of the files is kept, replacing those whose id is known.
+
+    \b
+    Examples:
+      albireo index add spectra/
+      albireo index add coadd-*.fits --collection desi
+    """
+    options = _options(reading)
+    paths = _expand(files)
+    core = _core(_settings(model, data))
+    space = core.engine.space("mean")
+    target = core.collections.create(collection, space, core.engine.dim)
+    outcomes: list[Any] = []
+    kept = 0
+    for subjects in _subject_batches(paths, options, as_one):
+        with _progress("indexing", len(subjects)) as progress:
+            embedded, count = core.index(collection, subjects, progress)
+        outcomes += embedded.outcomes
+        kept += count
+    failed = [outcome for outcome in outcomes if outcome.error]
+    _told(
+        {
+            "collection": collection,
+            "space": space,
+            "indexed": kept,
+            "count": target.count,
+            "errors": _errors(failed),
+        },
+        f"{kept} objects kept in collection {collection!r}, which holds {target.count}",
+        f"next: albireo search --collection {collection} --id ID",
+        json_output,
+    )
+    core.close()
+    return 1 if failed else 0
+
+
+@command(app, "search")
+@with_reading
+def search(
+    *,
+    reading: Reading,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="where to search")] = "default",
+    id: Annotated[str | None, typer.Option("--id", help="neighbours of this object of the collection")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="neighbours of the objects of a file (may be repeated)")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="neighbours wanted")] = 10,
+    as_one: AsOne = None,
+    model: Model = None,
+    data: Data = None,
+    json_output: Json = False,
+) -> int:
+    """Find the most similar objects.
+
+    The nearest objects of a collection to one of its own or to those of a file; exact, the query itself left out.
+
+    \b
+    Examples:
+      albireo search --id 0266-51630-0168 -k 5
+      albireo search --collection desi --file my-spectrum.fits
+    """
+    from dataclasses import asdict
+
+    from albireo.service.printing import neighbours_text
+
+    if (id is None) == (not file):
+        raise typer.BadParameter("give one of --id and --file", param_hint="--id / --file")
+    options = _options(reading)
+    core = _core(_settings(model, data))
+    failed: list[Any] = []
+    if id is not None:
+        answers = [(id, core.search_id(collection, id, k))]
+    else:
+        batches = _subject_batches(_expand(file or []), options, as_one)
+        embedded, found = core.search_subjects(collection, [s for batch in batches for s in batch], k)
+        failed = [outcome for outcome in embedded.outcomes if outcome.error]
+        pairs = zip(embedded.outcomes, found, strict=True)
+        answers = [(outcome.subject.id or "?", near) for outcome, near in pairs if outcome.error is None]
+    results = [
+        {"query": name, "hits": [asdict(hit) for hit in near.hits], "short_reason": near.short_reason}
+        for name, near in answers
+    ]
+    body = {"collection": collection, "exact": True, "k": k, "results": results, "errors": _errors(failed)}
+    _told(body, neighbours_text(results), None, json_output)
+    core.close()
+    return 1 if failed else 0
+
+
+@command(app, "serve")
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option("--host", help="address to listen on (ALBIREO_HOST)")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="port (ALBIREO_PORT)")] = None,
+    model: Model = None,
+    data: Data = None,
+    json_output: Json = False,
+) -> int:
+    """Serve HTTP.
+
+    /v1/validate, /v1/embed, /v1/collections; described at /docs, ready when /readyz says so.
+
+    \b
+    Examples:
+      albireo serve
+      albireo serve --port 9000 --data /srv/albireo
+    """
+    import uvicorn
+
+    from albireo.service.app import create_app
+    from albireo.tokenizers.checkpoint import Checkpoint
+
+    settings = _settings(model, data, host=host, port=port)
+    Checkpoint(settings.model_folder)  # A folder that is no checkpoint is told now, not by /readyz.
+    address = f"http://{settings.host}:{settings.port}"
+    line = {"address": address, "model": str(settings.model_folder), "collections": str(settings.collections_file)}
+    if json_output:
+        _print_json(line)
+    else:
+        print(f"Albireo on {address}  (try {address}/docs; stop with Ctrl-C)", flush=True)
+    uvicorn.run(create_app(_core(settings), settings), host=settings.host, port=settings.port, log_level="warning")
+    return 0
+
+
+@command(app, "demo")
+def demo(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILES...]", help="files of yours, beside the samples")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="the picture to write")] = Path("demo.png"),
+    model: Model = None,
+    json_output: Json = False,
+) -> int:
+    """Show the whole road on samples.
+
+    Starts the service, sends it sample observations and FILES, searches, and draws the query beside its neighbours.
+
+    \b
+    Examples:
+      albireo demo
+      albireo demo spec-0266-51630-0168.fits --out mine.png
+    """
+    from albireo.service.demo import run_demo
+
+    return run_demo(files or [], out, _settings(model).model_folder, json_output)
+
+
+def _options(reading: Reading) -> Any:
+    """ReadOptions from the flags; a value that cannot be is wrong usage."""
+    try:
+        return read_options(reading)
+    except BadInput as error:
+        raise typer.BadParameter(f"{error.message}", param_hint=f"--{(error.field or '').replace('_', '-')}") from error
+
+
+def _settings(model: Path | None = None, data: Path | None = None, **more: Any) -> Settings:
+    """The settings of the environment, with what the command line says over them."""
+    from albireo.service.settings import read_settings
+
+    stated = {"model_folder": model, "data_folder": data} | more
+    return read_settings().model_copy(update={key: value for key, value in stated.items() if value is not None})
+
+
+def _core(settings: Settings) -> Core:
+    from albireo.service.core import Core
+
+    return Core.local(settings.model_folder, settings.collections_file, settings.device, settings.dtype)
+
+
+def _expand(files: list[Path]) -> list[Path]:
+    from albireo.service.files import expand
+
+    return expand(files)
+
+
+def _read(files: list[Path], options: Any) -> Iterator[Batch]:
+    from albireo.service.files import read_batches
+
+    yield from read_batches(_expand(files), options)
+
+
+def _subject_batches(paths: list[Path], options: Any, as_one: str | None) -> Iterator[list[Subject]]:
+    """The objects of the files, group by group; all of them as one object if `as_one` names it."""
+    from albireo.service import subjects
+    from albireo.service.files import read_batches
+
+    batches = (list(batch.subjects) for batch in read_batches(paths, options))
+    if as_one is None:
+        yield from batches
+    else:
+        yield [subjects.as_one([subject for batch in batches for subject in batch], as_one)]
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _errors(failed: list[Any]) -> list[dict[str, Any]]:
+    return [{"id": outcome.subject.id, **outcome.error.as_dict()} for outcome in failed]
+
+
+def _told(answer: dict[str, Any], text: str, hint: str | None, as_json: bool) -> None:
+    """The answer of a command: as data, or as text with its errors on stderr."""
+    if as_json:
+        _print_json(answer)
+        return
+    from albireo.service.printing import error_lines
+
+    for error in answer["errors"]:
+        print("\n".join(error_lines(error)), file=sys.stderr)
+    print(text)
+    if hint:
+        print(hint)
+
+
+def _print_error(error: AlbireoError, as_json: bool) -> None:
+    if as_json:
+        _print_json({"error": error.as_dict()})
+        return
+    from albireo.service.printing import error_lines
+
+    print("\n".join(error_lines(error.as_dict())), file=sys.stderr)
+
+
+def _print_json(content: Any) -> None:
+    from albireo.service.descriptions import plain
+
+    print(json.dumps(plain(content), indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The entry point `albireo`."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`albireo ... | head`): nothing is left to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

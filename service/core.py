@@ -1,0 +1,356 @@
+"""The verbs of the service, written once: every door calls these. Here an embedding meets the index.
+
+Core       validate, embed, index, search
+Outcome    what became of one object
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albireo.observations.errors import AlbireoError, BadInput, Conflict
+from albireo.observations.modalities import MODALITIES
+from albireo.service.descriptions import plain, select, unusable, validation
+from albireo.service.subjects import Subject
+
+if TYPE_CHECKING:
+    from albireo.index.collection import Collection, Collections, Hit, StoredObject
+    from albireo.models.engine import Embedding, Engine, Pooling, Tokens
+    from albireo.observations.reading import FileReport
+    from albireo.tokenizers.checkpoint import TokenSpec
+
+Value = TypeVar("Value")
+
+CHUNK = 256
+"""Objects that go to the engine in one call; between calls progress is reported and other requests get their turn."""
+
+MAX_NEIGHBOURS = 10_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one object: an embedding, or an error in `subject`. `flags` are QA flags."""
+
+    subject: Subject
+    embedding: Embedding | None = None
+    warnings: tuple[AlbireoError, ...] = ()
+    flags: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> AlbireoError | None:
+        return self.subject.error
+
+    @property
+    def status(self) -> str:
+        """ "ok", "degraded" when a modality was left out, "error"."""
+        return "error" if self.error else "degraded" if self.left_out else "ok"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Public names of the modalities that contributed."""
+        keys = dict.fromkeys(self.embedding.modalities) if self.embedding else ()
+        return tuple(MODALITIES[key].name for key in keys)
+
+    def failed(self, error: AlbireoError) -> Outcome:
+        return replace(self, subject=self.subject.failed(error), embedding=None)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Outcomes in the order of the subjects; seconds spent on tokens and in the network."""
+
+    space: str
+    outcomes: tuple[Outcome, ...]
+    tokenize_seconds: float = 0.0
+    encode_seconds: float = 0.0
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(o.embedding.n_tokens for o in self.outcomes if o.embedding)
+
+    @property
+    def n_failed(self) -> int:
+        return sum(o.error is not None for o in self.outcomes)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The hits of one query; `short_reason` says why there are fewer than were asked for."""
+
+    hits: tuple[Hit, ...]
+    short_reason: str | None = None
+
+
+class Core:
+    """The verbs. The engine, the collections and the checkpoint's description are opened when first needed."""
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        collections: Callable[[], Collections],
+        inputs: Callable[[], Mapping[str, TokenSpec]] | None = None,
+    ) -> None:
+        self._engine = _Once(engine)
+        self._collections = _Once(collections)
+        self._inputs = _Once(inputs or (lambda: self.engine.inputs))
+
+    @classmethod
+    def local(cls, model: Path, collections_file: Path, device: str = "cpu", dtype: str = "float32") -> Core:
+        """The checkpoint in folder `model`, run by torch, beside the collections of one SQLite file."""
+
+        def engine() -> Engine:
+            from albireo.models.torch_engine import TorchEngine  # torch takes seconds to load
+
+            return TorchEngine.open(model, device=device, dtype=dtype)
+
+        def collections() -> Collections:
+            from albireo.index.collection import Collections  # only if searched or indexed
+
+            return Collections(collections_file)
+
+        def inputs() -> Mapping[str, TokenSpec]:
+            from albireo.tokenizers.checkpoint import Checkpoint
+
+            return Checkpoint(model).inputs
+
+        return cls(engine, collections, inputs)
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine()
+
+    @property
+    def collections(self) -> Collections:
+        return self._collections()
+
+    @property
+    def inputs(self) -> Mapping[str, TokenSpec]:
+        return self._inputs()
+
+    def close(self) -> None:
+        """Close the collections if they were opened."""
+        if self._collections.value is not None:
+            self._collections.value.close()
+
+    def validate(self, reports: Sequence[FileReport], subjects: Sequence[Subject]) -> dict[str, Any]:
+        """What was understood, as plain data. Loads no engine if the checkpoint can be described without."""
+        return validation(reports, subjects, self.inputs)
+
+    def embed(
+        self,
+        subjects: Sequence[Subject],
+        pooling: Pooling = "mean",
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Embedded:
+        """An embedding of every object that has one; the others fail alone. `progress` is told objects done."""
+        engine, inputs = self.engine, self.inputs
+        outcomes: list[Outcome] = []
+        tokenizing = encoding = 0.0
+        for start in range(0, len(subjects), CHUNK):
+            chunk = [_selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
+            began = time.perf_counter()
+            chunk, tokens = _tokenize(engine, chunk)
+            tokenized = time.perf_counter()
+            outcomes += _encode(engine, chunk, tokens, pooling)
+            tokenizing += tokenized - began
+            encoding += time.perf_counter() - tokenized
+            progress(len(chunk))
+        return Embedded(engine.space(pooling), tuple(outcomes), tokenizing, encoding)
+
+    def index(
+        self, name: str, subjects: Sequence[Subject], progress: Callable[[int], None] = lambda done: None
+    ) -> tuple[Embedded, int]:
+        """Embed objects and keep them in collection `name`; on disk when it returns. Outcomes, and how many kept."""
+        collection = self.collections.get(name)
+        self.check_space(collection, self.engine.space("mean"))
+        embedded = self.embed(subjects, "mean", progress)
+        outcomes = _once_each(embedded.outcomes)
+        good = list({o.subject.id: i for i, o in reversed(list(enumerate(outcomes))) if o.embedding}.values())
+        refused = _upsert(collection, [_stored(outcomes[i]) for i in good])
+        for i, error in zip(good, refused, strict=True):
+            if error is not None:
+                outcomes[i] = outcomes[i].failed(error)
+        kept = sum(error is None for error in refused)
+        return replace(embedded, outcomes=tuple(outcomes)), kept
+
+    def index_vectors(self, name: str, objects: Sequence[StoredObject], space: str) -> list[AlbireoError | None]:
+        """Keep ready vectors of embedding space `space`; per object why it was refused, or None."""
+        collection = self.collections.get(name)
+        self.check_space(collection, space)
+        return _upsert(collection, objects)
+
+    def search_subjects(self, name: str, subjects: Sequence[Subject], k: int) -> tuple[Embedded, list[Neighbours]]:
+        """The k nearest objects to each object given; one that cannot be embedded has no neighbours."""
+        collection = self.collections.get(name)
+        self.check_space(collection, self.engine.space("mean"))
+        embedded = self.embed(subjects, "mean")
+        good = [(o.embedding.values, o.subject.id) for o in embedded.outcomes if o.embedding]
+        found = iter(self._neighbours(collection, *zip(*good, strict=True), k=k) if good else ())
+        nothing = Neighbours((), "the query has no embedding")
+        return embedded, [next(found) if o.embedding else nothing for o in embedded.outcomes]
+
+    def search_id(self, name: str, id: str, k: int) -> Neighbours:
+        """The k nearest objects to one of the collection, itself left out."""
+        collection = self.collections.get(name)
+        (query,) = collection.fetch([id])
+        return self._neighbours(collection, [query.vector], [id], k=k)[0]
+
+    def search_vector(self, name: str, vector: NDArray[np.float32], space: str, k: int) -> Neighbours:
+        """The k nearest objects to a vector (D,) of embedding space `space`."""
+        collection = self.collections.get(name)
+        self.check_space(collection, space)
+        return self._neighbours(collection, [vector], [None], k=k)[0]
+
+    def check_space(self, collection: Collection, space: str) -> None:
+        """Conflict space_mismatch unless the collection is of `space`."""
+        if collection.space != space:
+            raise Conflict(
+                "space_mismatch",
+                f"collection {collection.name!r} holds vectors of {collection.space}, these are of {space}",
+                field="space",
+                fix="use the model the collection was made with, or a new collection",
+            )
+
+    def _neighbours(
+        self, collection: Collection, vectors: Sequence[NDArray[np.float32]], ids: Sequence[str | None], *, k: int
+    ) -> list[Neighbours]:
+        if not 1 <= k <= MAX_NEIGHBOURS:
+            raise BadInput("request_invalid", f"k = {k}", field="k", fix=f"1 to {MAX_NEIGHBOURS}")
+        found = collection.search(np.stack(vectors), k, space=collection.space, exclude=ids)
+        short = "the collection holds no other object"
+        return [Neighbours(tuple(hits), None if len(hits) == k else short) for hits in found]
+
+
+class _Once(Generic[Value]):
+    """A value made at the first call, by one thread; a factory that fails is asked again."""
+
+    def __init__(self, make: Callable[[], Value]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self.value: Value | None = None
+
+    def __call__(self) -> Value:
+        with self._lock:
+            if self.value is None:
+                self.value = self._make()
+            return self.value
+
+
+def _selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
+    """The object with the modalities that the checkpoint reads, and warnings for the others."""
+    observation = subject.observation
+    if observation is None:
+        return Outcome(subject, warnings=subject.warnings)
+    readable, warnings = select(observation, inputs)
+    left_out = tuple(key for key in observation.data if key not in readable)
+    outcome = Outcome(subject, warnings=subject.warnings + warnings, flags=observation.flags, left_out=left_out)
+    blocking = unusable(observation, readable)
+    if blocking is not None:
+        return outcome.failed(blocking.at(file=subject.file))
+    return replace(outcome, subject=replace(subject, observation=replace(observation, data=readable)))
+
+
+def _tokenize(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], list[Tokens | None]]:
+    """Tokens of the objects that have any, None for the others."""
+    at = [i for i, outcome in enumerate(outcomes) if outcome.error is None]
+    results = engine.tokenize([o for i in at if (o := outcomes[i].subject.observation) is not None])
+    done = list(outcomes)
+    out: list[Tokens | None] = [None] * len(outcomes)
+    for i, result in zip(at, results, strict=True):
+        if isinstance(result, AlbireoError):
+            done[i] = done[i].failed(result.at(file=done[i].subject.file))
+        else:
+            out[i] = result
+            done[i] = replace(done[i], flags=tuple(dict.fromkeys(done[i].flags + result.flags)))
+    return done, out
+
+
+def _encode(
+    engine: Engine, outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None], pooling: Pooling
+) -> list[Outcome]:
+    """The outcomes with their embeddings. If the batch is refused, each object is tried alone."""
+    at = [i for i, entry in enumerate(tokens) if entry is not None]
+    batch = [entry for entry in tokens if entry is not None]
+    results: list[Embedding | AlbireoError] = []
+    try:
+        results += engine.embed(batch, pooling) if batch else []
+    except BadInput:
+        for entry in batch:
+            try:
+                results += engine.embed([entry], pooling)
+            except BadInput as error:
+                results.append(error)
+    done = list(outcomes)
+    for i, result in zip(at, results, strict=True):
+        done[i] = (
+            done[i].failed(result.at(file=done[i].subject.file))
+            if isinstance(result, AlbireoError)
+            else replace(done[i], embedding=result)
+        )
+    return done
+
+
+def _once_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """An id that comes twice in one request fails the second time if its embedding is another: which was meant?"""
+    first: dict[str | None, Outcome] = {}
+    out = []
+    for outcome in outcomes:
+        known = first.setdefault(outcome.subject.id, outcome) if outcome.embedding else outcome
+        if known is not outcome and not _equal(known, outcome):
+            outcome = outcome.failed(
+                BadInput(
+                    "request_invalid",
+                    f"object {outcome.subject.id!r} is given twice (also in {known.subject.file})",
+                    file=outcome.subject.file,
+                    field="id",
+                    fix="give each object once; several files of one object belong into one item",
+                )
+            )
+        out.append(outcome)
+    return out
+
+
+def _equal(one: Outcome, other: Outcome) -> bool:
+    return bool(one.embedding and other.embedding and np.array_equal(one.embedding.values, other.embedding.values))
+
+
+def _stored(outcome: Outcome) -> StoredObject:
+    from albireo.index.collection import StoredObject  # the index is loaded only when it is used
+
+    subject = outcome.subject
+    assert subject.id is not None
+    assert subject.observation is not None
+    assert outcome.embedding is not None
+    observation = subject.observation
+    metadata = plain(observation.metadata) | {"file": subject.file, "sha256": subject.sha256}
+    if outcome.flags:
+        metadata["qa_flags"] = list(outcome.flags)
+    return StoredObject(
+        subject.id, outcome.embedding.values, observation.ra, observation.dec, metadata, outcome.modalities
+    )
+
+
+def _upsert(collection: Collection, objects: Sequence[StoredObject]) -> list[AlbireoError | None]:
+    """All in one transaction; if one is refused, each alone, so that only the bad ones are."""
+    try:
+        collection.upsert(objects)
+    except (BadInput, Conflict):
+        return [_upsert_one(collection, stored) for stored in objects]
+    return [None] * len(objects)
+
+
+def _upsert_one(collection: Collection, stored: StoredObject) -> AlbireoError | None:
+    try:
+        collection.upsert([stored])
+    except (BadInput, Conflict) as error:
+        return error
+    return None

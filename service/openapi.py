@@ -1,0 +1,93 @@
+"""What the OpenAPI document says beyond what FastAPI finds by itself: the forms of a body, the problem documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from albireo.service import schemas
+from albireo.service.problems import MEDIA_TYPE
+from albireo.service.reading_flags import FLAGS
+
+REF = "#/components/schemas/{model}"
+
+_TYPES = {"number": "number", "switch": "boolean"}
+
+
+def body_of(model: type[schemas.Model]) -> dict[str, Any]:
+    """The forms in which the request `model` may come, and the query parameters of the forms without JSON."""
+    named = {"$ref": REF.format(model=model.__name__)}
+    file = {"schema": {"type": "string", "format": "binary"}}
+    form = {
+        "type": "object",
+        "description": "files, each under a name of its own or all as `file`, and optionally the JSON as `request`",
+        "properties": {
+            "request": named,
+            "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        },
+    }
+    return {
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "multipart/form-data": {
+                        "schema": form,
+                        "encoding": {"request": {"contentType": "application/json"}},
+                    },
+                    "application/json": {"schema": named},
+                    "application/fits": file,
+                    "application/octet-stream": file,
+                },
+            },
+            "parameters": _parameters(model),
+        }
+    }
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem documents that an operation answers with."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="Problem")}}}
+    return {status: {"description": "problem document (RFC 9457)", "content": content} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Let the OpenAPI document name the models of bodies that the handlers parse themselves."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            known = made.setdefault("components", {}).setdefault("schemas", {})
+            for model in (schemas.EmbedRequest, schemas.ObjectsRequest, schemas.SearchRequest, schemas.Problem):
+                schema = model.model_json_schema(ref_template=REF)
+                for name, part in schema.pop("$defs", {}).items():
+                    known.setdefault(name, part)
+                known.setdefault(model.__name__, schema)
+            for unused in ("HTTPValidationError", "ValidationError"):
+                known.pop(unused, None)
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _parameters(model: type[schemas.Model]) -> list[dict[str, Any]]:
+    """Query parameters: the read options, and what a JSON part would say."""
+    rows = [("filename", {"type": "string"}, "name of a bare file, in messages and provenance")]
+    if "k" in model.model_fields:
+        rows.append(("k", {"type": "integer", "default": 10}, "neighbours wanted"))
+    rows.append(("pooling", {"enum": ["mean", "mean_per_modality", "tokens"]}, "without a JSON part"))
+    rows.append(("encoding", {"enum": ["float", "base64"]}, "without a JSON part"))
+    for flag in FLAGS:
+        schema: dict[str, Any] = {"type": _TYPES.get(flag.shape, "string")}
+        if flag.choices:
+            schema["enum"] = list(flag.choices)
+        if flag.shape in ("words", "pairs"):
+            schema = {"type": "array", "items": schema}
+        rows.append((flag.field, schema, flag.help))
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
+        for name, schema, text in rows
+    ]

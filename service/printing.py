@@ -1,0 +1,145 @@
+"""Text for the terminal: what was read, errors with their place and fix, neighbours. Plain print, no colours needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SHOWN = 3
+"""Objects of a file that are described one by one; the rest are summed up."""
+
+
+def validation_text(answer: Mapping[str, Any], paths: Sequence[str]) -> str:
+    """What `validate` understood of each file; `paths` are the files as they were named."""
+    items = iter(answer["items"])
+    lines: list[str] = []
+    for file, path in zip(answer["files"], paths, strict=True):
+        lines += _file_lines(file, path)
+        count = file["n_objects"] + (file["error"] is not None)
+        objects = [next(items) for _ in range(count)]
+        if file["error"] is None:
+            lines += [line for item in objects[:SHOWN] for line in _object_lines(item)]
+            lines += _summary_lines(objects[SHOWN:])
+        lines.append("")
+    usable = [item for item in answer["items"] if item["usable"]]
+    known = sum(file["recognised"] for file in answer["files"])
+    lines.append(
+        f"{known} of {len(answer['files'])} files recognised, {len(usable)} of {len(answer['items'])} objects usable, "
+        f"{answer['usage']['tokens']} tokens"
+    )
+    return "\n".join(lines)
+
+
+def _file_lines(file: Mapping[str, Any], path: str) -> Iterator[str]:
+    if file["companion_of"]:
+        yield f"{path}: {file['format']}, read together with {file['companion_of']}"
+        return
+    failed = f", {file['n_failed']} failed" if file["n_failed"] else ""
+    yield f"{path}: {file['format'] or 'not recognised'}, {plural(file['n_objects'], 'object')}{failed}"
+    if file["error"]:
+        yield from error_lines(file["error"], "  ", with_file=False)
+
+
+def _object_lines(item: Mapping[str, Any]) -> Iterator[str]:
+    if item["detected"] is None:
+        yield f"  object {item['id'] or '(not read)'}: not usable"
+        for error in item["errors"]:
+            yield from error_lines(error, "    ", with_file=False)
+        return
+    where = (
+        f"  RA {item['ra']:.6f} Dec {item['dec']:+.6f}" if item["ra"] is not None and item["dec"] is not None else ""
+    )
+    tokens = item["detected"]["n_tokens"]
+    state = {"ok": f"usable, {tokens} tokens", "degraded": f"usable in part, {tokens} tokens"}
+    yield f"  object {item['id']}{where}: {state.get(item['status'], 'not usable')}"
+    for row in item["detected"]["modalities"]:
+        cost = f"{row['n_tokens']} tokens" if row["in_checkpoint"] else "not in the checkpoint"
+        yield f"    {row['modality']} ({cost}): " + "; ".join(_facts(row))
+    for name, extra in item["detected"]["extras"].items():
+        yield f"    {name} (no modality, not used): " + "; ".join(_facts(extra))
+    if item["qa_flags"]:
+        yield "    QA flags: " + ", ".join(item["qa_flags"])
+    labels = {key: item["metadata"][key] for key in ("class", "redshift") if item["metadata"].get(key) is not None}
+    if labels:
+        yield "    metadata: " + ", ".join(f"{key} {value}" for key, value in labels.items())
+    for error in item["errors"]:
+        yield from error_lines(error, "    ", with_file=False)
+
+
+def _facts(row: Mapping[str, Any]) -> Iterator[str]:
+    """The physical statements about one payload, in words."""
+    if "value" in row:
+        error = f" +- {row['error']:.6g}" if row["error"] is not None else ""
+        yield f"{row['value']:.6g}{error} {row['unit']}".rstrip() if row["value"] is not None else "no value"
+    elif "n_coefficients" in row:
+        yield f"{row['n_coefficients']} coefficients, {row['unit']}"
+    else:
+        yield row["unit"]
+    if row.get("bands"):
+        yield "bands " + " ".join(row["bands"])
+    if "shape" in row:
+        kept = f", kept {row['kept_fraction']:.1%} of the file's pixels" if row["kept_fraction"] < 1 else ""
+        yield f"{' x '.join(map(str, row['shape']))} px of {row['pixel_scale']:.4g} arcsec{kept}"
+    if "wavelength_range" in row:
+        low, high = row["wavelength_range"]
+        yield f"{low:.2f} to {high:.2f} Angstrom in vacuum (in the file: {row['medium']}), {row['frame']}"
+    if "epochs" in row:
+        start, end = row["time_range"]
+        yield f"{plural(row['epochs'], 'epoch')}, {row['detections']} detected, MJD {start:.3f} to {end:.3f}"
+        yield "zero points " + " ".join(f"{zp:g}" for zp in row["zero_points"]) + " " + " ".join(row["systems"])
+    conventions = row.get("conventions") or ([row["convention"]] if row.get("convention") else [])
+    if conventions:
+        yield " / ".join(dict.fromkeys(_convention(convention) for convention in conventions))
+    if "pixels_used" in row:
+        yield f"{row['pixels_used']} pixels used, {row['pixels_masked']} masked"
+    if row.get("median_flux") is not None:
+        yield f"median flux {row['median_flux']:.6g}"
+    if row.get("median_flux_by_band"):
+        by_band = row["median_flux_by_band"].items()
+        yield "by band " + " ".join(f"{band} {flux:.4g}" for band, flux in by_band if flux is not None)
+
+
+def _convention(convention: Mapping[str, Any]) -> str:
+    source = " ".join(str(convention[key]) for key in ("survey", "release", "system", "kind") if key in convention)
+    return f"{source}, {'' if convention['extinction_corrected'] else 'not '}corrected for Galactic extinction"
+
+
+def _summary_lines(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not items:
+        return
+    usable = sum(item["usable"] for item in items)
+    yield f"  and {plural(len(items), 'more object')}: {usable} usable, {len(items) - usable} not (all of them: --json)"
+    reasons = Counter(error["code"] for item in items for error in item["errors"])
+    for code, count in reasons.most_common():
+        yield f"    {code}: {plural(count, 'object')}"
+
+
+def error_lines(error: Mapping[str, Any], indent: str = "", with_file: bool = True) -> Iterator[str]:
+    """An error as code, place, message and fix."""
+    parts = [error.get("file") if with_file else None, error.get("field")]
+    where = " ".join(f"{part}:" for part in parts if part)
+    yield f"{indent}{error['code']}: {where} {error['message']}".replace(":  ", ": ")
+    if error.get("fix"):
+        yield f"{indent}  fix: {error['fix']}"
+
+
+def neighbours_text(results: Sequence[Mapping[str, Any]]) -> str:
+    """The hits of each query as a table: rank, score, id, position, labels."""
+    lines = []
+    for result in results:
+        lines.append(f"nearest to {result['query']}:")
+        for rank, hit in enumerate(result["hits"], 1):
+            where = f"{hit['ra']:10.5f} {hit['dec']:+10.5f}" if hit["ra"] is not None and hit["dec"] is not None else ""
+            labels = ", ".join(
+                f"{key} {hit['metadata'][key]}" for key in ("class", "redshift") if hit["metadata"].get(key) is not None
+            )
+            lines.append(f"  {rank:3d}  {hit['score']:+.4f}  {hit['id']:<28} {where:<21}  {labels}".rstrip())
+        if result["short_reason"]:
+            lines.append(f"  only {len(result['hits'])}: {result['short_reason']}")
+    return "\n".join(lines)
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 object", "2 objects"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

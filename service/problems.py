@@ -1,0 +1,115 @@
+"""Errors as RFC 9457 problem documents: one table from error class to HTTP status, one document, one handler each."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from albireo.observations.errors import (
+    CODES,
+    AlbireoError,
+    BadCheckpoint,
+    BadInput,
+    Conflict,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    UnknownFormat,
+)
+
+
+class Malformed(BadInput):
+    """A body that cannot be parsed at all."""
+
+
+class WrongContentType(BadInput):
+    """A body of a content type that is not read here."""
+
+
+STATUS: dict[type[AlbireoError], int] = {
+    AlbireoError: 500,
+    BadInput: 422,
+    Malformed: 400,
+    WrongContentType: 415,
+    UnknownFormat: 415,
+    TooLarge: 413,
+    NotFound: 404,
+    Conflict: 409,
+    BadCheckpoint: 500,
+    Unavailable: 503,
+}
+"""Error class -> HTTP status; the nearest class in the tree decides."""
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = "5"
+
+_HTTP_CODES = {404: "route_unknown", 405: "method_not_allowed", 413: "too_large", 415: "content_type"}
+
+
+def status_of(error: AlbireoError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem(error: AlbireoError, request_id: str, status: int | None = None, **more: Any) -> dict[str, Any]:
+    """The problem document of an error; absent parts are left out."""
+    return {
+        "type": f"/docs/errors#{error.code}",
+        "title": CODES[error.code],
+        "status": status or status_of(error),
+        "detail": error.message,
+        **{key: value for key, value in error.as_dict().items() if key != "message"},
+        "request_id": request_id,
+        **more,
+    }
+
+
+def respond(error: AlbireoError, request: Request, status: int | None = None) -> JSONResponse:
+    """The answer to a request that failed."""
+    status = status or status_of(error)
+    headers = {"Retry-After": RETRY_AFTER} if status == 503 else {}
+    return JSONResponse(problem(error, request.state.request_id, status), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of `app` leave as a problem document, and serve the page that explains the codes."""
+
+    @app.exception_handler(AlbireoError)
+    async def known(request: Request, error: AlbireoError) -> JSONResponse:
+        return respond(error, request)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return respond(from_validation(error.errors()), request)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, "request_invalid")
+        fix = "the operations are listed at /docs" if error.status_code in (404, 405) else None
+        where = f"{request.method} {request.url.path}"
+        return respond(AlbireoError(code, str(error.detail), field=where, fix=fix), request, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception) -> JSONResponse:
+        # The server logs the traceback under the same request id; the client learns nothing of our insides.
+        return respond(AlbireoError("internal", "the service failed on this request"), request)
+
+    @app.get("/docs/errors", include_in_schema=False)
+    async def explain() -> HTMLResponse:
+        rows = "".join(f'<dt id="{code}"><code>{code}</code></dt><dd>{html.escape(CODES[code])}</dd>' for code in CODES)
+        return HTMLResponse(f"<!doctype html><title>Albireo: error codes</title><h1>Error codes</h1><dl>{rows}</dl>")
+
+
+def from_validation(errors: Any) -> BadInput:
+    """The first complaint of pydantic, as ours; a body that is no JSON is `Malformed`."""
+    first = errors[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    if first["type"] == "json_invalid":
+        return Malformed("request_invalid", f"not JSON: {first.get('ctx', {}).get('error', first['msg'])}", field=field)
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return BadInput("request_invalid", first["msg"] + more, field=field, fix="the request is described at /docs")

@@ -1,0 +1,315 @@
+"""What goes in and out of the HTTP doors: the models behind the OpenAPI document. Unknown fields are refused."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from albireo.models.engine import Pooling
+from albireo.observations.errors import BadInput
+from albireo.observations.options import ReadOptions
+
+Reading = pydantic_dataclass(ReadOptions, config=ConfigDict(extra="forbid"), frozen=True)
+"""ReadOptions, checked: what a reader is told that a file does not say."""
+
+Number = float | int | bool | str
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+class Input(Model):
+    """One measurement of an object: exactly one of `ref`, `b64`, `values` and `table`.
+
+    Values and tables go through the same readers as files, with the same errors for missing conventions.
+    """
+
+    modality: str | None = Field(
+        None,
+        description="states what it is and whose: `image.legacysurvey`, or a kind: `spectrum`, `photometry`",
+    )
+    ref: str | None = Field(None, description="a file part of this multipart body: `part:NAME`")
+    b64: str | None = Field(None, description="a file, base64; its format is told by its content")
+    format: Literal["fits", "parquet", "avro", "npz", "votable", "csv", "ecsv", "text"] | None = Field(
+        None, description="what `b64` or `ref` is; checked against the content"
+    )
+    filename: str | None = Field(None, description="name of the `b64` file in messages and provenance")
+    values: dict[str, Number] | None = Field(
+        None, description="named numbers, each with its unit as `NAME_unit`", examples=[{"flux_g": 12.3}]
+    )
+    table: dict[str, list[Number | None]] | None = Field(
+        None, description="columns of equal length, e.g. a light curve"
+    )
+    units: dict[str, str] = Field({}, description="units of the entries of `values` or `table`")
+    object: str | None = Field(None, description="id of the object meant, if the file holds several")
+    read: Reading | None = Field(None, description="overrides `options.read` for this input")  # type: ignore[valid-type]
+
+
+class Meta(Model):
+    ra: Annotated[float, Field(ge=0, lt=360)] | None = Field(None, description="degrees ICRS")
+    dec: Annotated[float, Field(ge=-90, le=90)] | None = Field(None, description="degrees ICRS")
+    labels: dict[str, Any] = Field({}, description="metadata kept with the object; never tokens")
+
+
+class Item(Model):
+    """One object. Without `id` and with one input, every object of the file is an item of the reply."""
+
+    id: str | None = Field(None, min_length=1, max_length=512)
+    inputs: list[Input] = Field(min_length=1)
+    meta: Meta = Meta()
+
+
+class Options(Model):
+    pooling: Pooling = Field("mean", description="mean of valid tokens, one mean per modality, or every token")
+    encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32, row-major")
+    read: Reading | None = Field(None, description="what the files do not say")  # type: ignore[valid-type]
+
+
+class EmbedRequest(Model):
+    model: str | None = Field(None, description="refused unless it names the model that is loaded")
+    items: list[Item] = []
+    options: Options = Options()
+
+
+class Vector(Model):
+    """An embedding: `values`, or `b64` of little-endian float32; with the space it is of."""
+
+    values: list[float] | None = None
+    b64: str | None = None
+    dtype: Literal["f32"] = "f32"
+    space: str | None = None
+
+
+class Stored(Model):
+    id: str = Field(min_length=1, max_length=512)
+    vector: Vector | list[float]
+    ra: Annotated[float, Field(ge=0, lt=360)] | None = None
+    dec: Annotated[float, Field(ge=-90, le=90)] | None = None
+    metadata: dict[str, Any] = {}
+    modalities: list[str] = []
+
+
+class ObjectsRequest(EmbedRequest):
+    """Raw inputs in `items` (as for /v1/embed), or ready vectors in `objects` with the `space` they are of."""
+
+    objects: list[Stored] = []
+    space: str | None = None
+
+
+class CollectionRequest(Model):
+    """By default of the loaded model's mean embeddings."""
+
+    space: str | None = None
+    dim: int | None = Field(None, ge=1)
+    metric: Literal["cosine", "l2"] = "cosine"
+
+
+class Query(Model):
+    """Exactly one of `id`, `vector` and `inputs`."""
+
+    id: str | None = Field(None, description="an object of the collection")
+    vector: Vector | None = None
+    inputs: list[Input] | None = Field(None, min_length=1, description="one object, as in /v1/embed")
+
+
+class SearchRequest(Model):
+    model: str | None = None
+    query: Query | None = Field(None, description="absent when the file parts are the query")
+    k: int = Field(10, ge=1, le=10_000, description="neighbours wanted")
+    options: Options = Options()
+
+
+# --- replies --------------------------------------------------------------------------------------------------------
+
+
+class Trouble(Model):
+    code: str
+    message: str
+    file: str | None = None
+    field: str | None = None
+    fix: str | None = None
+
+
+class Problem(Model):
+    """RFC 9457. `items` is there when every object of a request failed."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    file: str | None = None
+    field: str | None = None
+    fix: str | None = None
+    request_id: str
+    items: list[Any] | None = None
+    capabilities: dict[str, Any] | None = None
+
+
+class ItemReply(Model):
+    id: str | None
+    file: str | None
+    status: Literal["ok", "degraded", "error"]
+    embedding: list[float] | list[list[float]] | str | None = None
+    shape: list[int] | None = None
+    rows: list[str] | None = Field(None, description="modality of every row, unless pooling is `mean`")
+    modalities_used: list[str]
+    n_tokens: int
+    qa_flags: list[str]
+    warnings: list[Trouble]
+    error: Trouble | None
+
+
+class Envelope(Model):
+    space: str
+    model: str
+    dtype: str = "float32"
+    dim: int
+    timings_ms: dict[str, float]
+    usage: dict[str, int]
+    request_id: str
+
+
+class EmbedReply(Envelope):
+    items: list[ItemReply]
+
+
+class ObjectsReply(Model):
+    collection: str
+    space: str
+    model: str
+    indexed: int = Field(description="objects of this request that are on disk now")
+    count: int = Field(description="objects in the collection")
+    items: list[ItemReply]
+    timings_ms: dict[str, float]
+    request_id: str
+
+
+class HitReply(Model):
+    id: str
+    score: float
+    ra: float | None
+    dec: float | None
+    modalities: list[str]
+    metadata: dict[str, Any]
+
+
+class QueryReply(Model):
+    query: ItemReply | None = Field(description="how the query was read; null for an id or a vector")
+    k_returned: int
+    short_reason: str | None
+    hits: list[HitReply]
+
+
+class SearchReply(Model):
+    collection: str
+    space: str
+    model: str
+    metric: str
+    exact: bool
+    k: int
+    results: list[QueryReply]
+    timings_ms: dict[str, float]
+    request_id: str
+
+
+class CollectionReply(Model):
+    name: str
+    space: str
+    dim: int
+    metric: str
+    count: int
+
+
+class CollectionsReply(Model):
+    collections: list[CollectionReply]
+    request_id: str
+
+
+class FileReply(Model):
+    file: str
+    format: str | None
+    recognised: bool
+    n_objects: int
+    n_failed: int
+    companion_of: str | None
+    error: Trouble | None
+
+
+class ValidatedItem(Model):
+    id: str | None
+    file: str | None
+    status: Literal["ok", "degraded", "error"]
+    usable: bool
+    ra: float | None
+    dec: float | None
+    detected: dict[str, Any] | None
+    metadata: dict[str, Any]
+    qa_flags: list[str]
+    warnings: list[Trouble]
+    errors: list[Trouble]
+
+
+class ValidateReply(Model):
+    model: str
+    files: list[FileReply]
+    items: list[ValidatedItem]
+    usage: dict[str, int]
+    request_id: str
+
+
+class InfoReply(Model):
+    name: str
+    version: str
+    model: str
+    dim: int
+    spaces: dict[str, str]
+    modalities: list[dict[str, Any]]
+    formats: list[dict[str, str]]
+    limits: dict[str, int]
+    request_id: str
+
+
+class LiveReply(Model):
+    status: Literal["alive"]
+
+
+class ReadyReply(Model):
+    status: Literal["ready"]
+    capabilities: dict[str, Any]
+    request_id: str
+
+
+def vector_of(vector: Vector | list[float], field: str) -> NDArray[np.float32]:
+    """The numbers (D,) of a vector as sent."""
+    if isinstance(vector, list):
+        return np.asarray(vector, np.float32)
+    if (vector.values is None) == (vector.b64 is None):
+        raise BadInput("request_invalid", "give one of values and b64", field=field)
+    if vector.values is not None:
+        return np.asarray(vector.values, np.float32)
+    content = decoded(vector.b64 or "", field)
+    if len(content) % 4:
+        raise BadInput("request_invalid", f"{len(content)} bytes are no float32 numbers", field=field)
+    return np.frombuffer(content, "<f4").astype(np.float32)
+
+
+def decoded(text: str, field: str) -> bytes:
+    """The bytes of base64 text."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInput("request_invalid", f"no base64: {error}", field=field) from error
+
+
+READING = TypeAdapter(Reading)

@@ -1,0 +1,63 @@
+"""Settings of the service: read once from the environment, typed, unknown keys refused.
+
+Every field is the environment variable ALBIREO_<FIELD>, in capitals.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from albireo.observations.errors import BadInput
+from albireo.tokenizers.checkpoint import MINI
+
+PREFIX = "ALBIREO_"
+
+NOT_SETTINGS = frozenset({"ALBIREO_TEST_DATA"})
+"""Variables with our prefix that belong to the tests."""
+
+
+class Settings(BaseSettings):
+    """Where things are, and the limits of one request."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
+
+    model_folder: Path = Field(MINI, description="checkpoint folder; the one in the package by default")
+    data_folder: Path = Field(
+        Path("~/.local/share/albireo"), description="folder of the collections (collections.sqlite)"
+    )
+    host: str = Field("127.0.0.1", description="address that `albireo serve` listens on")
+    port: int = Field(8000, ge=1, le=65535, description="port that `albireo serve` listens on")
+    device: str = Field("cpu", description="torch device of the engine: cpu, cuda, cuda:1, ...")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="numbers the network computes in")
+    max_body_bytes: int = Field(256 << 20, gt=0, description="largest request body, in bytes")
+    max_items: int = Field(10_000, gt=0, description="most objects in one request")
+    redis_url: str | None = Field(None, description="Redis whose health /readyz reports; none by default")
+
+    @property
+    def collections_file(self) -> Path:
+        """The SQLite file of all collections."""
+        return self.data_folder.expanduser() / "collections.sqlite"
+
+
+def read_settings() -> Settings:
+    """The settings of this process. BadInput option_invalid names the variable that is unknown or wrong."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_SETTINGS
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise BadInput(
+            "option_invalid",
+            f"there is no setting {unknown[0]}",
+            field=unknown[0],
+            fix="settings: " + ", ".join(sorted(known - NOT_SETTINGS)),
+        )
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise BadInput("option_invalid", first["msg"], field=name, fix="see docs/settings.md") from error

@@ -1,0 +1,129 @@
+"""Documents are tested: commands run, generated pages equal their tables, links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albireo.observations.errors import CODES
+from albireo.observations.modalities import MODALITIES
+from albireo.service.settings import PREFIX, Settings
+
+PAGES = ("errors.md", "modalities.md", "formats.md", "settings.md")
+
+
+@pytest.fixture(scope="module")
+def generate(root: Path) -> dict[str, Any]:
+    """What docs/generate.py defines."""
+    return runpy.run_path(str(root / "docs/generate.py"))
+
+
+def commands(root: Path) -> list[str]:
+    """Every line of the README's blocks marked sh."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def run(line: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-ec", line], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1800
+    )
+
+
+def test_the_two_commands_come_first(root: Path) -> None:
+    assert commands(root)[:2] == ["make demo", "make test"]
+
+
+def test_the_commands_of_the_readme_run(root: Path, checkout: Path, tmp_path: Path) -> None:
+    """In their order, in a clean copy, in this environment; all but `make`, which the next test runs."""
+    lines = [line for line in commands(root) if not line.startswith("make ")]
+    (checkout / ".venv").symlink_to(sys.prefix)
+    home = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        for line in lines:
+            done = run(line, checkout, home)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    finally:
+        (checkout / ".venv").unlink()
+
+
+@pytest.mark.slow
+def test_make_demo_from_a_clean_copy(root: Path, checkout: Path) -> None:
+    """`make` commands of the README but `make test`, which would call this test: a new environment, then the demo."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+    for line in [line for line in commands(root) if line.startswith("make ") and line != "make test"]:
+        done = run(line, checkout, environment)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert (checkout / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_every_target_of_make_named_anywhere_exists(root: Path) -> None:
+    makefile = (root / "Makefile").read_text()
+    texts = [root / "README.md", root / ".ci/run", *root.glob("docs/*.md"), *root.glob("deploy/*.md")]
+    wanted = {
+        word
+        for path in texts
+        for words in re.findall(r"(?:`|^)make ((?:[a-z]+ ?)+)", path.read_text(), re.MULTILINE)
+        for word in words.split()
+    }
+    assert {"demo", "test", "real", "lint", "types"} <= wanted
+    for target in wanted | {"fix", "bench", "docs"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_generated_pages(root: Path, generate: dict[str, Any], name: str) -> None:
+    assert (root / "docs" / name).read_text() == generate["page"](name), "call make docs"
+
+
+def test_every_generated_page_is_tested(generate: dict[str, Any]) -> None:
+    assert set(generate["PAGES"]) == set(PAGES)
+
+
+def test_the_tree_in_the_readme(root: Path, generate: dict[str, Any]) -> None:
+    text = (root / "README.md").read_text()
+    assert text == generate["readme"](text), "call make docs"
+
+
+def test_every_file_in_the_tree_says_what_it_is(generate: dict[str, Any]) -> None:
+    lines = [line.split(maxsplit=1) for line in generate["tree"]().splitlines()]
+    assert [line[0] for line in lines if len(line) == 1] == []
+
+
+def test_pages_name_everything(root: Path) -> None:
+    """Independent of how the pages are written."""
+    errors, modalities, settings = (
+        (root / "docs" / f"{n}.md").read_text() for n in ("errors", "modalities", "settings")
+    )
+    assert [code for code in CODES if f"`{code}`" not in errors] == []
+    assert [key for key, row in MODALITIES.items() if f"`{key}`" not in modalities or row.name not in modalities] == []
+    assert [name for name in Settings.model_fields if f"`{PREFIX}{name.upper()}`" not in settings] == []
+
+
+def test_links_lead_somewhere(root: Path) -> None:
+    broken = []
+    for page in [root / "README.md", root / "CHANGELOG.md", *root.glob("docs/*.md"), *root.glob("deploy/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("https:") and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def test_every_flag_is_explained(root: Path, folders: list[str]) -> None:
+    """QA flags that the code sets stand in docs/conventions.md."""
+    page = (root / "docs/conventions.md").read_text()
+    named = set(re.findall(r"^\| `([a-z_0-9]+)` \|", page, re.MULTILINE))
+    sets = set()
+    for folder in folders:
+        for path in (root / folder).glob("*.py"):
+            for call in re.findall(r"flags(?:\.append\(| ?\+?= ?[\[(])([^\n]*)", path.read_text()):
+                sets |= set(re.findall(r'"([a-z][a-z_0-9]+)"', call))
+    assert len(sets) > 3
+    assert sorted(sets - named) == []

@@ -1,0 +1,189 @@
+"""A toy engine, and small files of real formats, for the tests of the doors."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from fastapi.testclient import TestClient
+
+from albireo.index.collection import Collections
+from albireo.models.engine import Embedding, Pooling, Tokens
+from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.observation import Coefficients, Image, Observation, Payload, Scalar, Spectrum
+from albireo.service.app import create_app
+from albireo.service.core import Core
+from albireo.service.readiness import Readiness
+from albireo.service.settings import Settings
+from albireo.tokenizers.checkpoint import TokenSpec
+
+DIM = 16
+
+
+class ToyEngine:
+    """An Engine whose vectors are drawn from hashes of the numbers; `shift` turns its answers wrong.
+
+    It reads Legacy Survey images, SDSS spectra and g, r fluxes, and refuses images brighter than 1e6.
+    """
+
+    name = "toy"
+    dim = DIM
+    inputs: Mapping[str, TokenSpec] = {
+        "tok_image": TokenSpec(4, 1000),
+        "tok_spectrum_sdss": TokenSpec(3, 1000),
+        "tok_flux_g": TokenSpec(1, 1000),
+        "tok_flux_r": TokenSpec(1, 1000),
+    }
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+        self.calls = 0
+
+    def space(self, pooling: Pooling) -> str:
+        return f"toy@0123456789ab:{pooling}"
+
+    def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
+        out: list[Tokens | AlbireoError] = []
+        for observation in observations:
+            lacking = observation.data.keys() - self.inputs.keys()
+            assert not lacking, lacking
+            numbers = {key: _numbers(payload) for key, payload in observation.data.items()}
+            if any(np.nanmax(np.abs(values)) > 1e6 for values in numbers.values()):
+                out.append(BadInput("value_out_of_range", "brighter than 1e6", field="flux"))
+            else:
+                ids = {key: _ids(values, self.inputs[key].n_tokens) for key, values in numbers.items()}
+                out.append(Tokens(ids, flags=("toy",)))
+        return out
+
+    def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
+        self.calls += 1
+        return [self._embed(entry, pooling) for entry in tokens]
+
+    def _embed(self, tokens: Tokens, pooling: Pooling) -> Embedding:
+        per_token = {
+            key: np.stack([np.random.default_rng([int(i), at]).normal(size=DIM) for at, i in enumerate(ids)])
+            for key, ids in sorted(tokens.ids.items())
+        }
+        if pooling == "tokens":
+            names = tuple(key for key, rows in per_token.items() for _ in rows)
+            values = np.concatenate(list(per_token.values()))
+        elif pooling == "mean_per_modality":
+            names = tuple(per_token)
+            values = np.stack([rows.mean(axis=0) for rows in per_token.values()])
+        else:
+            names = tuple(per_token)
+            values = np.concatenate(list(per_token.values())).mean(axis=0)
+        return Embedding(pooling, (values + self.shift).astype(np.float32), names, tokens.n_tokens)
+
+
+def _numbers(payload: Payload) -> np.ndarray:
+    if isinstance(payload, Image | Spectrum):
+        return payload.flux
+    if isinstance(payload, Coefficients):
+        return payload.values
+    assert isinstance(payload, Scalar)
+    return np.array([payload.value], np.float32)
+
+
+def _ids(values: np.ndarray, n: int) -> np.ndarray:
+    digest = hashlib.sha256(np.ascontiguousarray(values, "<f4").tobytes()).digest()
+    return np.frombuffer(digest, "<u4")[:n].astype(np.int64) % 1000
+
+
+@pytest.fixture
+def engine() -> ToyEngine:
+    return ToyEngine()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_folder=tmp_path / "data", model_folder=tmp_path, max_body_bytes=4 << 20, max_items=50)
+
+
+@pytest.fixture
+def core(engine: ToyEngine, settings: Settings) -> Iterator[Core]:
+    made = Core(lambda: engine, lambda: Collections(settings.collections_file))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(core: Core, settings: Settings) -> Iterator[TestClient]:
+    readiness = Readiness(core, settings.data_folder, fresh_seconds=0.0, wait_seconds=20.0)
+    with TestClient(create_app(core, settings, readiness), raise_server_exceptions=False) as made:
+        yield made
+
+
+@pytest.fixture
+def image() -> Callable[..., bytes]:
+    """Makes a FITS cutout of the Legacy Survey: four bands, 96 pixels, nanomaggies; other noise for each seed."""
+
+    def make(id: str, seed: int = 0, size: int = 96, level: float = 1.0, **cards: object) -> bytes:
+        y, x = np.mgrid[:size, :size] - size / 2
+        flux = level * np.exp(-(x**2 + y**2) / 60.0) * np.array([1, 2, 3, 4])[:, None, None]
+        flux = flux + np.random.default_rng(seed).normal(0, 0.01, (4, size, size))
+        hdu = fits.PrimaryHDU(flux.astype(">f4"))
+        known = {"OBJECT": id, "SURVEY": "LegacySurvey", "BANDS": "griz", "BUNIT": "nanomaggy", "PIXSCALE": 0.262}
+        for card, value in (known | {"RA": 150.1, "DEC": 2.2} | cards).items():
+            if value is not None:
+                hdu.header[card] = value
+        stream = io.BytesIO()
+        fits.HDUList([hdu]).writeto(stream)
+        return stream.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def spectrum() -> Callable[..., bytes]:
+    """Makes an SDSS spec file: COADD table of log10 vacuum wavelengths, SPECOBJ with class and redshift."""
+
+    def make(fiber: int, seed: int = 0, masked: int = 5) -> bytes:
+        n = 1000
+        rng = np.random.default_rng(seed)
+        ivar = np.full(n, 4.0, np.float32)
+        and_mask = np.zeros(n, np.int32)
+        and_mask[:masked] = 1 << 20
+        columns = {
+            "flux": ("E", (3 + rng.normal(0, 0.5, n)).astype(np.float32)),
+            "loglam": ("E", (3.58 + 1e-4 * np.arange(n)).astype(np.float32)),
+            "ivar": ("E", ivar),
+            "and_mask": ("J", and_mask),
+            "or_mask": ("J", and_mask),
+            "wdisp": ("E", ivar),
+            "sky": ("E", ivar),
+            "model": ("E", ivar),
+        }
+        table = fits.BinTableHDU.from_columns(
+            [fits.Column(name, form, array=values) for name, (form, values) in columns.items()], name="COADD"
+        )
+        about = fits.BinTableHDU.from_columns(
+            [
+                fits.Column("CLASS", "6A", array=["GALAXY"]),
+                fits.Column("Z", "E", array=np.array([0.1], np.float32)),
+                fits.Column("ZWARNING", "J", array=np.array([0])),
+            ],
+            name="SPECOBJ",
+        )
+        primary = fits.PrimaryHDU()
+        cards = {"TELESCOP": "SDSS 2.5-M", "PLATEID": 266, "MJD": 51630, "FIBERID": fiber, "PLUG_RA": 146.7}
+        for card, value in (cards | {"PLUG_DEC": -1.0, "BUNIT": "1E-17 erg/cm^2/s/Ang", "VACUUM": True}).items():
+            primary.header[card] = value
+        stream = io.BytesIO()
+        fits.HDUList([primary, table, about]).writeto(stream)
+        return stream.getvalue()
+
+    return make
+
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
+
+
+@pytest.fixture
+def jpeg() -> bytes:
+    return JPEG
