@@ -78,10 +78,10 @@ def build_scene(primary: fits.Header, hdus: Sequence[Hdu], options: ReadOptions)
     wcs, scale = _geometry(flux, primary, row, options)
     planes = []
     places = [(hdu, number) for hdu in flux for number in range(len(hdu.planes))]
-    for (hdu, number), band in zip(places, bands, strict=True):
+    for index, ((hdu, number), band) in enumerate(zip(places, bands, strict=True)):
         point = _zero_point(hdu, primary, row, scale, options)
         plane = Plane(band, hdu.planes[number], conventions.flux_factor(point, row))
-        planes.append(_with_companions(plane, number, len(bands), hdus, row))
+        planes.append(_with_companions(plane, index, len(bands), hdus, row))
     planes.sort(key=lambda plane: row.bands.index(plane.band))
     flags = orientation_flags(wcs) if wcs is not None else ()
     flags += conventions.filter_flags(row, labels, [text for _, text in stated])
@@ -314,9 +314,8 @@ def _zero_point(
         if not flux0 > 0:
             raise BadInput("value_out_of_range", f"FLUXMAG0 = {flux0}", field="FLUXMAG0")
         points.append(("FLUXMAG0", float(2.5 * np.log10(flux0))))
-    viewer = row.survey == "legacysurvey" and all(
-        any(key in head for head in (hdu.header, primary)) for key in ("SURVEY", "VERSION", "IMAGETYP", "BANDS")
-    )
+    stated = {key for head in (hdu.header, primary) for key in head}
+    viewer = row.survey == "legacysurvey" and stated >= {"SURVEY", "VERSION", "IMAGETYP"} and stated & {"BANDS", "BAND"}
     at_native = all(abs(s / (row.pixel_scale or s) - 1) <= conventions.PIXEL_SCALE_TOLERANCE for s in scale)
     if viewer and at_native and not texts and not points:
         # Cutouts of the viewer carry no unit; at 0.262 arcsec they hold the coadds' nanomaggies, at another scale
@@ -330,12 +329,12 @@ def _nearest(own: fits.Header, primary: fits.Header, card: str) -> list[fits.Hea
     return [head for head in (own, primary) if str(head.get(card, "")).strip()][:1]
 
 
-def _with_companions(plane: Plane, number: int, n_planes: int, hdus: Sequence[Hdu], row: Modality) -> Plane:
+def _with_companions(plane: Plane, index: int, n_planes: int, hdus: Sequence[Hdu], row: Modality) -> Plane:
     """The plane with its noise and its mask, from HDUs that name its band or hold all bands."""
     for hdu in hdus:
         if hdu.role in ("flux", "other"):
             continue
-        pixels = _companion_pixels(hdu, plane, number, n_planes, row)
+        pixels = _companion_pixels(hdu, plane, index, n_planes, row)
         if pixels is None:
             continue
         if pixels.shape != plane.flux.shape:
@@ -351,9 +350,10 @@ def _with_companions(plane: Plane, number: int, n_planes: int, hdus: Sequence[Hd
     return plane
 
 
-def _companion_pixels(hdu: Hdu, plane: Plane, number: int, n_planes: int, row: Modality) -> NDArray[Any] | None:
+def _companion_pixels(hdu: Hdu, plane: Plane, index: int, n_planes: int, row: Modality) -> NDArray[Any] | None:
     if len(hdu.planes) == n_planes and (hdu.pixels.ndim == 3 or n_planes == 1):
-        return hdu.planes[number if n_planes > 1 else 0]
+        own: NDArray[Any] = hdu.planes[index if n_planes > 1 else 0]
+        return own
     roles = set().union(*_ROLES.values(), _FLUX_WORDS)
     named = [str(hdu.header[card]) for card in BAND_CARDS if card in hdu.header]
     named = named or ["-".join(word for word in _words(hdu.header, "EXTNAME") if word not in roles)]
@@ -379,7 +379,9 @@ def _bits(hdu: Hdu, band: str, row: Modality) -> BadBits:
 
 
 def _release(cards: Sequence[fits.Header], options: ReadOptions) -> str | None:
-    stated = [(card, str(head[card]).strip().lower()) for card in RELEASE_CARDS for head in cards if card in head][:1]
+    texts = [(card, str(head[card]).strip().lower()) for card in RELEASE_CARDS for head in cards if card in head]
+    # VERSION is the release in the viewer's cutouts and the version of some program elsewhere.
+    stated = [(card, text) for card, text in texts if card != "VERSION" or re.fullmatch(r"p?dr\d+\w*", text)][:1]
     if options.release is not None:
         stated.append(("the option release", options.release.strip().lower()))
     return conventions.agree("release", stated, str.__eq__)

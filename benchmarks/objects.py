@@ -1,0 +1,120 @@
+"""What one object of each kind costs on this machine: read, tokenize, encode; and 1,000 photometry-only objects.
+
+    python benchmarks/objects.py [--repeat 15] [--json]
+
+Files are written from the simulated sky into a temporary folder, in the surveys' layouts. Times are medians in
+milliseconds of an object; a GEMM probe before and after tells how steady the machine was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from albireo.models.engine import Tokens
+from albireo.models.torch_engine import TorchEngine
+from albireo.observations.observation import Observation
+from albireo.observations.reading import read_files
+from albireo.observations.sky import group, simulate
+from albireo.observations.sky_files import write_cutout, write_desi, write_photometry, write_sdss
+from albireo.observations.source import Source
+from albireo.tokenizers.checkpoint import MINI
+
+
+def gemm_rate() -> float:
+    """GFLOP/s of a 1024 x 1024 product in float32, best of 10."""
+    a = torch.randn(1024, 1024)
+    best = min(seconds(lambda: a @ a) for _ in range(10))
+    return 2 * 1024**3 / best / 1e9
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def read(paths: list[Path]) -> list[Observation]:
+    """Observations of files, all of which must be readable."""
+    reports = read_files([Source.from_path(path) for path in paths])
+    observations = [item for report in reports for item in report.observations]
+    assert observations, [report.error or report.items for report in reports]
+    return observations
+
+
+def tokens_of(engine: TorchEngine, observations: list[Observation]) -> list[Tokens]:
+    items = engine.tokenize(observations)
+    assert all(isinstance(item, Tokens) for item in items), items
+    return [item for item in items if isinstance(item, Tokens)]
+
+
+def survey_files(folder: Path) -> dict[str, list[Path]]:
+    """One object of each kind, as files."""
+    sky = list(simulate(300, np.random.default_rng(1)))
+    full = next(o for o in sky if {"tok_spectrum_desi", "tok_spectrum_sdss"} <= o.data.keys())
+    files = {kind: [folder / name] for kind, name in (
+        ("photometry", "photometry.ecsv"), ("image", "cutout.fits"), ("SDSS spectrum", "spec.fits"),
+        ("DESI spectrum", "coadd.fits"),
+    )}  # fmt: skip
+    write_photometry([full], files["photometry"][0])
+    write_cutout(full, files["image"][0])
+    write_sdss(full, files["SDSS spectrum"][0])
+    write_desi([full], files["DESI spectrum"][0])
+    return files | {"everything": [path for paths in files.values() for path in paths]}
+
+
+def main() -> None:
+    """Command line: see the module's first lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=MINI, help="default: the shipped albireo-mini")
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    engine = TorchEngine.open(args.checkpoint)
+    before = gemm_rate()
+    rows: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for kind, paths in survey_files(Path(name)).items():
+            observations = read(paths)
+            data = {key: payload for o in observations for key, payload in o.data.items() if key in engine.inputs}
+            one = [replace(observations[0], data=data)]
+            tokens = tokens_of(engine, one)
+            rows[kind] = {
+                "tokens": tokens[0].n_tokens,
+                "read_ms": 1e3 * median(seconds(lambda p=paths: read(p)) for _ in range(args.repeat)),
+                "tokenize_ms": 1e3 * median(seconds(lambda o=one: tokens_of(engine, o)) for _ in range(args.repeat)),
+                "encode_ms": 1e3 * median(seconds(lambda t=tokens: engine.embed(t)) for _ in range(args.repeat)),
+            }
+    many = [
+        replace(o, data={key: p for key, p in o.data.items() if group(key) == "photometry"})
+        for o in simulate(1000, np.random.default_rng(2))
+    ]
+    tokens = tokens_of(engine, many)
+    thousand = {
+        "tokenize_s": median(seconds(lambda: tokens_of(engine, many)) for _ in range(5)),
+        "encode_s": median(seconds(lambda: engine.embed(tokens)) for _ in range(5)),
+    }
+    after = gemm_rate()
+    steady = abs(after / before - 1) <= 0.15
+    if args.json:
+        print(json.dumps({"objects": rows, "photometry_1000": thousand, "gemm_gflops": [before, after]}, indent=2))
+        return
+    print(f"{engine.name}, {torch.get_num_threads()} threads, medians of {args.repeat}")
+    print(f"{'':15}{'tokens':>8}{'read ms':>10}{'tokenize ms':>13}{'encode ms':>11}")
+    for kind, row in rows.items():
+        print(f"{kind:15}{row['tokens']:8.0f}{row['read_ms']:10.1f}{row['tokenize_ms']:13.1f}{row['encode_ms']:11.1f}")
+    print(f"1,000 photometry-only objects: tokenize {thousand['tokenize_s']:.2f} s, encode {thousand['encode_s']:.2f} s")
+    print(f"GEMM probe {before:.0f} -> {after:.0f} GFLOP/s" + ("" if steady else ": unsteady, the figures are void"))
+
+
+if __name__ == "__main__":
+    main()

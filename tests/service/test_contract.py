@@ -1,0 +1,97 @@
+"""The OpenAPI document and the problem documents as a whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fastapi.testclient import TestClient
+
+from albireo.observations import errors
+from albireo.observations.errors import CODES, AlbireoError, BadInput, Conflict, NotFound
+from albireo.service import problems, schemas
+
+OPERATIONS = {
+    "/livez": {"get"},
+    "/readyz": {"get"},
+    "/v1/info": {"get"},
+    "/v1/validate": {"post"},
+    "/v1/embed": {"post"},
+    "/v1/collections": {"get"},
+    "/v1/collections/{c}": {"get", "put"},
+    "/v1/collections/{c}/objects": {"post"},
+    "/v1/collections/{c}/search": {"post"},
+}
+
+
+def test_openapi_lists_what_there_is(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert {path: set(row) for path, row in document["paths"].items()} == OPERATIONS
+
+
+def test_openapi_has_no_loose_reference(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    text = json.dumps(document)
+    known = document["components"]["schemas"]
+    used = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert used <= known.keys()
+    assert "HTTPValidationError" not in text
+    assert known.keys() <= used | {"EmbedRequest"}
+
+
+def test_every_operation_says_what_it_does(client: TestClient) -> None:
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, row in methods.items():
+            assert row["summary"], (method, path)
+            assert row["description"], (method, path)
+            assert "200" in row["responses"]
+
+
+def test_docs_are_served(client: TestClient) -> None:
+    assert "swagger" in client.get("/docs").text.lower()
+    page = client.get("/docs/errors").text
+    assert all(f'id="{code}"' in page for code in CODES)
+
+
+def test_every_error_class_has_a_status() -> None:
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, AlbireoError)]
+    assert set(classes) <= problems.STATUS.keys()
+    assert problems.status_of(BadInput("unit_missing", "x")) == 422
+    assert problems.status_of(NotFound("object_unknown", "x")) == 404
+    assert problems.status_of(Conflict("space_mismatch", "x")) == 409
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v2/nothing", 404, "route_unknown"),
+        ("GET", "/v1/embed", 405, "method_not_allowed"),
+        ("DELETE", "/v1/collections/c", 405, "method_not_allowed"),
+    ],
+)
+def test_routing_errors_are_problems(client: TestClient, method: str, path: str, status: int, code: str) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert schemas.Problem.model_validate(answer.json()).code == code
+
+
+def test_a_defect_tells_nothing_of_our_insides(client: TestClient, engine, image) -> None:
+    def broken(tokens, pooling="mean"):
+        raise RuntimeError("secret path")
+
+    engine.embed = broken
+    answer = client.post("/v1/embed", files=[("file", ("a.fits", image("A")))])
+    assert answer.status_code == 500
+    assert schemas.Problem.model_validate(answer.json()).code == "internal"
+    assert "secret" not in answer.text
+
+
+def test_info(client: TestClient) -> None:
+    info = schemas.InfoReply.model_validate(client.get("/v1/info").json())
+    assert info.model == "toy"
+    assert info.spaces["mean"] == "toy@0123456789ab:mean"
+    assert {row["modality"] for row in info.modalities} >= {"image.legacysurvey", "spectrum.sdss"}
+    assert info.limits == {"max_body_bytes": 4 << 20, "max_items": 50}
+    assert any(row["name"] == "fits_image" for row in info.formats)

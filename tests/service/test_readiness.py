@@ -1,0 +1,121 @@
+"""/readyz tells the truth: right answers, wrong answers, no answers."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from albireo.index.collection import Collections
+from albireo.observations.errors import BadCheckpoint
+from albireo.service.app import create_app
+from albireo.service.core import Core
+from albireo.service.readiness import KnownAnswer, Readiness, answer
+from albireo.service.settings import Settings
+
+
+def test_ready_with_a_right_engine(client: TestClient) -> None:
+    body = client.get("/readyz")
+    assert body.status_code == 200, body.text
+    capabilities = body.json()["capabilities"]
+    assert {name: part["ok"] for name, part in capabilities.items()} == {
+        "embed": True,
+        "search": True,
+        "write": True,
+        "redis": None,
+    }
+
+
+@pytest.mark.parametrize("shift", [0.5, float("nan"), float("inf")])
+def test_an_engine_that_turns_wrong_is_not_ready(client: TestClient, engine, shift: float) -> None:
+    assert client.get("/readyz").status_code == 200
+    engine.shift = shift
+    wrong = client.get("/readyz")
+    assert wrong.status_code == 503
+    assert wrong.json()["code"] == "not_ready"
+    assert wrong.json()["capabilities"]["embed"]["ok"] is False
+    assert wrong.json()["capabilities"]["search"]["ok"] is True
+    assert "retry-after" in wrong.headers
+    assert client.get("/livez").status_code == 200
+    engine.shift = 0.0
+    assert client.get("/readyz").status_code == 200
+
+
+def test_an_engine_that_starts_wrong_is_told_by_the_stored_answer(engine, core: Core, tmp_path: Path) -> None:
+    right = answer(engine)
+    engine.shift = 0.5
+    readiness = Readiness(core, tmp_path, lambda: right, fresh_seconds=0.0, wait_seconds=20.0)
+    assert not readiness.report().ready
+    engine.shift = 0.0
+    assert readiness.report().ready
+
+
+def test_the_stored_answer_of_another_space(engine, core: Core, tmp_path: Path) -> None:
+    stale = KnownAnswer("toy@ffff:mean", answer(engine).values)
+    report = Readiness(core, tmp_path, lambda: stale, wait_seconds=20.0).report()
+    assert not report.ready
+    assert "toy@ffff" in report.reason
+
+
+def test_the_known_answer_is_kept_exactly(engine, tmp_path: Path) -> None:
+    assert KnownAnswer.read(tmp_path) is None
+    right = answer(engine)
+    right.write(tmp_path)
+    back = KnownAnswer.read(tmp_path)
+    assert back is not None
+    np.testing.assert_array_equal(back.values, right.values)
+    assert back.space == right.space
+    (tmp_path / "known_answer.json").write_text("{}")
+    with pytest.raises(BadCheckpoint):
+        KnownAnswer.read(tmp_path)
+
+
+def test_a_wedged_engine_does_not_wedge_the_probe(engine, core: Core, tmp_path: Path) -> None:
+    gate = threading.Event()
+    embed = engine.embed
+
+    class Wedged(type(engine)):
+        def embed(self, tokens, pooling="mean"):
+            gate.wait(30)
+            return embed(tokens, pooling)
+
+    wedged = Wedged()
+    stuck = Core(lambda: wedged, lambda: core.collections)
+    readiness = Readiness(stuck, tmp_path, fresh_seconds=0.0, wait_seconds=0.05)
+    assert not readiness.report().ready
+    gate.set()
+    readiness.start().join(20)
+    assert readiness.report().ready
+
+
+def test_redis_is_only_reported(core: Core, tmp_path: Path) -> None:
+    readiness = Readiness(core, tmp_path, redis_url="redis://127.0.0.1:1/0", wait_seconds=20.0)
+    report = readiness.report()
+    assert report.ready
+    assert report.capabilities["redis"]["ok"] is False
+
+
+def test_a_damaged_collections_file_is_not_ready(engine, tmp_path: Path) -> None:
+    path = tmp_path / "collections.sqlite"
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    core = Core(lambda: engine, lambda: Collections(path))
+    report = Readiness(core, tmp_path, wait_seconds=20.0).report()
+    assert not report.ready
+    assert report.capabilities["embed"]["ok"] is True
+    assert report.capabilities["search"]["ok"] is False
+
+
+def test_a_checkpoint_that_cannot_be_opened(settings: Settings) -> None:
+    def broken():
+        raise BadCheckpoint("checkpoint_invalid", "no config.json", file="nowhere")
+
+    core = Core(broken, lambda: Collections(settings.collections_file))
+    readiness = Readiness(core, settings.data_folder, wait_seconds=20.0)
+    with TestClient(create_app(core, settings, readiness)) as client:
+        assert client.get("/livez").json() == {"status": "alive"}
+        assert "no config.json" in client.get("/readyz").json()["detail"]
+        info = client.get("/v1/info")
+        assert (info.status_code, info.json()["code"]) == (500, "checkpoint_invalid")
