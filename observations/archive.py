@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,5 +154,6 @@ class Archive:
             raise BadInput(
                 "damaged_file", f"npz: {error}", file=self._source.name, field=name, fix="fetch the file again"
             ) from error
-        except RuntimeError as error:  # zipfile reports an encrypted member so
+        # zipfile reports an encrypted member as RuntimeError; numpy tokenizes an array header it cannot read.
+        except (RuntimeError, tokenize.TokenError) as error:
             raise BadInput("damaged_file", f"npz: {error}", file=self._source.name, field=name) from error

@@ -9,62 +9,32 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 from numpy.typing import NDArray
 
 from albireo.observations import image_conventions as conventions
 from albireo.observations.cutouts import Noise, Plane, Scene, orientation_flags
 from albireo.observations.errors import BadInput
+from albireo.observations.image_hdus import (
+    BAND_CARDS,
+    FLUX_WORDS,
+    PIXEL_SCALE_CARDS,
+    RELEASE_CARDS,
+    ROLES,
+    SURVEY_CARDS,
+    ZERO_POINT_CARDS,
+    Hdu,
+    words,
+)
 from albireo.observations.modalities import Modality
 from albireo.observations.options import ReadOptions
 from albireo.observations.pixel_masks import BadBits, afw_planes, maskbits
-from albireo.observations.source import Source
-
-SURVEY_CARDS = ("SURVEY", "INSTRUME", "TELESCOP", "ORIGIN")
-RELEASE_CARDS = ("SURVEYDR", "RELEASE", "VERSION")
-ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "ZP", "ZPT")
-PIXEL_SCALE_CARDS = ("PIXSCALE", "PIXSCAL", "PIXSCL")
-BAND_CARDS = ("BAND", "FILTER", "FILTNAM")
-
-_ROLES = {
-    "ivar": {"INVVAR", "IVAR"},
-    "variance": {"VARIANCE", "VAR"},
-    "error": {"ERR", "ERROR", "SIGMA", "RMS", "STDDEV", "UNCERT"},
-    "mask": {"MASK", "MASKBITS", "DQ", "FLAGS"},
-    "other": {
-        *("PSF", "MODEL", "RESID", "CHI2", "NEXP", "DEPTH", "PSFDEPTH", "GALDEPTH", "PSFSIZE", "SKY", "BACKGROUND"),
-        *("SEGM", "SEGMAP", "SEGMENTATION", "WEIGHT", "WHT", "EXPTIME", "EXPMAP", "CTX", "BLOBMAP", "BLOBS"),
-    },
-}
-_FLUX_WORDS = {"IMAGE", "SCI", "FLUX", "PRIMARY", "COADD", "DATA", "COMPRESSED"}
-_SPECTRAL_AXIS = re.compile(r"WAVE|AWAV|FREQ|VELO|LINEAR|LAMBDA|LOGLAM|ENER|WAVN", re.IGNORECASE)
-_SPECTRAL_HDU = re.compile(r"(^|_)(WAVE|WAVELENGTH|LAMBDA|LOGLAM)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Hdu:
-    """An image HDU: its number and name for messages, cards, pixels (H, W) or (C, H, W), and what they are."""
-
-    number: int
-    name: str
-    header: fits.Header
-    pixels: NDArray[Any]
-    role: str
-
-    @property
-    def planes(self) -> NDArray[Any]:
-        """Pixels as (C, H, W)."""
-        return self.pixels if self.pixels.ndim == 3 else self.pixels[np.newaxis]
-
-    @property
-    def label(self) -> str:
-        return self.name or f"HDU {self.number}"
 
 
 def build_scene(primary: fits.Header, hdus: Sequence[Hdu], options: ReadOptions) -> tuple[Scene, list[Hdu]]:
@@ -133,43 +103,6 @@ def _survey_statements(cards: Sequence[fits.Header]) -> list[tuple[str, str]]:
     return [part for part in stated if part[0] == "SURVEY" and conventions.known_survey(part[1])] or stated
 
 
-def load_hdus(source: Source) -> tuple[fits.Header, list[Hdu]]:
-    """The primary header, and every image HDU with its pixels as they are in the file."""
-    hdus = []
-    with source.fits() as opened:
-        primary = opened[0].header.copy()
-        for number, hdu in enumerate(opened):
-            if not hdu.is_image or len(hdu.shape) < 2:
-                continue
-            pixels = hdu.data
-            while pixels.ndim > 3 and pixels.shape[0] == 1:
-                pixels = pixels[0]
-            header = hdu.header.copy()
-            if pixels.ndim > 3:
-                raise BadInput(
-                    "shape_mismatch", f"{pixels.ndim} axes {pixels.shape}", field=hdu.name, fix="give [band, y, x]"
-                )
-            hdus.append(Hdu(number, hdu.name, header, pixels, _role(header)))
-    return primary, hdus
-
-
-def _words(header: fits.Header, *cards: str) -> list[str]:
-    return [word for card in cards for word in re.split(r"[^A-Za-z0-9]+", str(header.get(card, "")).upper()) if word]
-
-
-def _role(header: fits.Header) -> str:
-    words = set(_words(header, "EXTNAME", "IMAGETYP"))
-    return next((role for role, names in _ROLES.items() if words & names), "flux")
-
-
-def is_spectral(header: fits.Header) -> bool:
-    if any(key in header for key in ("COEFF0", "COEFF1", "DC-FLAG", "WAT0_001")):
-        return True
-    if _SPECTRAL_HDU.search(str(header.get("EXTNAME", ""))):
-        return True
-    return any(_SPECTRAL_AXIS.match(str(header.get(f"CTYPE{axis}", ""))) for axis in (1, 2, 3))
-
-
 def _numbered(header: fits.Header, stem: str) -> tuple[str, ...]:
     """Values of BAND0, BAND1, .. or BAND1, BAND2, .., empty if there are none."""
     for first in (0, 1):
@@ -186,7 +119,7 @@ def _stated_labels(hdu: Hdu, primary: fits.Header, n_flux: int) -> Iterator[tupl
     alone = [primary] if n_flux == 1 and hdu.number else []
     if hdu.pixels.ndim == 2:
         single = [(card, (str(head[card]),)) for head in (hdu.header, *alone) for card in BAND_CARDS if card in head]
-        rest = [word for word in _words(hdu.header, "EXTNAME") if word not in _FLUX_WORDS]
+        rest = [word for word in words(hdu.header, "EXTNAME") if word not in FLUX_WORDS]
         if single or (rest and n_flux > 1):
             yield from single or [("EXTNAME", ("-".join(rest),))]
             return
@@ -248,7 +181,7 @@ def _same_count(bands: Sequence[str], n_planes: int, where: str, shape: tuple[An
 def celestial_wcs(header: fits.Header) -> WCS | None:
     """The sky coordinates of the first two axes, None if the header has none (a scale must be stated, too)."""
     kinds = [str(header.get(f"CTYPE{axis}", ""))[:5].upper() for axis in (1, 2)]
-    sky = all(re.match(r"(RA--|DEC-|[GEHS]LON|[GEHS]LAT)", kind) for kind in kinds)
+    sky = all(re.match(r"RA--|DEC-|GLON|GLAT", kind) for kind in kinds)
     scaled = any(key in header for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2")) or (
         "CDELT1" in header and "CDELT2" in header
     )
@@ -258,6 +191,7 @@ def celestial_wcs(header: fits.Header) -> WCS | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # repairs of dates and units; the celestial axes are checked below
             wcs = WCS(header, naxis=2)
+        wcs_to_celestial_frame(wcs)
         if wcs.has_celestial and np.linalg.det(wcs.pixel_scale_matrix) != 0:
             return wcs
     except (ValueError, MemoryError) as error:  # wcslib reports a bad header through these
@@ -279,7 +213,7 @@ def _geometry(
         stated.append(("the WCS", (y, x)))
         height, width = flux[0].planes.shape[1:]
         corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=float)
-        for hdu, other in zip(flux, maps, strict=True):
+        for hdu, other in zip(flux[1:], maps[1:], strict=True):
             there = None if other is None else other.all_world2pix(wcs.all_pix2world(corners, 0), 0, quiet=True)
             if there is None or not np.abs(there - corners).max() <= 0.5:
                 raise BadInput(
@@ -354,9 +288,9 @@ def _companion_pixels(hdu: Hdu, plane: Plane, index: int, n_planes: int, row: Mo
     if len(hdu.planes) == n_planes and (hdu.pixels.ndim == 3 or n_planes == 1):
         own: NDArray[Any] = hdu.planes[index if n_planes > 1 else 0]
         return own
-    roles = set().union(*_ROLES.values(), _FLUX_WORDS)
+    roles = set().union(*ROLES.values(), FLUX_WORDS)
     named = [str(hdu.header[card]) for card in BAND_CARDS if card in hdu.header]
-    named = named or ["-".join(word for word in _words(hdu.header, "EXTNAME") if word not in roles)]
+    named = named or ["-".join(word for word in words(hdu.header, "EXTNAME") if word not in roles)]
     band = conventions.canonical_band(named[0], row)
     if band is not None:
         return hdu.planes[0] if band == plane.band else None
@@ -371,7 +305,7 @@ def _companion_pixels(hdu: Hdu, plane: Plane, index: int, n_planes: int, row: Mo
 
 
 def _bits(hdu: Hdu, band: str, row: Modality) -> BadBits:
-    if row.survey == "legacysurvey" and "MASKBITS" in _words(hdu.header, "EXTNAME", "IMAGETYP"):
+    if row.survey == "legacysurvey" and "MASKBITS" in words(hdu.header, "EXTNAME", "IMAGETYP"):
         return maskbits(band)
     if row.survey == "hsc" and hdu.pixels.dtype.kind in "iu":
         return afw_planes(dict(hdu.header))

@@ -82,16 +82,17 @@ def image_row(stated: Sequence[tuple[str, str]], band_labels: Sequence[str], opt
     named = [(where, survey) for where, text in stated if (survey := known_survey(text)) is not None]
     if options.survey is not None:
         named.append(("the option survey", known_survey(options.survey) or options.survey.strip().lower()))
-    for where, labels in (("the band names", band_labels), ("the option bands", options.bands or ())):
+    for where, texts in (("the band names", band_labels), ("the option bands", options.bands or ())):
+        labels = [part for text in texts for part in _parts(text)]
         for row in _IMAGE_ROWS.values():
             if labels and all(label in row.bands for label in labels):
                 named.append((where, row.survey))
     survey = agree("survey", named, lambda a, b: a == b)
     if survey is None:
-        texts = ", ".join(f"{where} = {text!r}" for where, text in stated) or "no card names it"
+        seen = ", ".join(f"{where} = {text!r}" for where, text in stated) or "nothing names it"
         raise BadInput(
             "survey_missing",
-            f"whose image this is is not stated ({texts})",
+            f"whose image this is is not stated ({seen})",
             field="survey",
             fix=f"give the option survey: {' or '.join(_IMAGE_ROWS)}",
         )
@@ -134,10 +135,14 @@ def split_bands(text: str, row: Modality) -> tuple[str, ...]:
     """Band labels of a list such as "grz", "g,r,z", "g r z" or "HSC-G HSC-R", as written."""
     if canonical_band(text, row):
         return (text.strip(),)
-    labels = tuple(part for part in re.split(r"[,;\s/+]+", text.strip()) if part)
+    labels = _parts(text)
     if len(labels) == 1 and labels[0].isalpha():
         return tuple(labels[0])
     return labels
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[,;\s/+]+", text.strip()) if part)
 
 
 def canonical_bands(labels: Sequence[str], row: Modality, where: str) -> tuple[str, ...]:

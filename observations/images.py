@@ -19,10 +19,11 @@ from astropy.io import fits
 
 from albireo.observations.cutouts import check_scale, observe
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.image_cards import build_scene, is_spectral, load_hdus
+from albireo.observations.image_cards import build_scene
+from albireo.observations.image_hdus import is_spectral, load_hdus
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
-from albireo.observations.positions import Position, read_positions
+from albireo.observations.positions import Position, of_row, read_positions
 from albireo.observations.source import Source
 
 ID_CARDS = ("OBJID", "TARGETID", "ID", "OBJECT")
@@ -77,7 +78,7 @@ def read_fits_image(
             extra = {"id_from": options.positions}
             items.append(one(position.id, (position.ra, position.dec), position.row, extra))
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=f"{options.positions} row {position.row}"))
+            items.append(of_row(error, source.name, f"{options.positions} row {position.row}"))
     return items
 
 

@@ -21,6 +21,8 @@ What is absent must come from `ReadOptions`; `columns` there maps one of our nam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import PurePath
 from typing import Any
 
@@ -36,7 +38,7 @@ from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.packed_spectra import spectrum_of, spectrum_terms
 from albireo.observations.pixel_masks import BadBits, afw_planes, maskbits
-from albireo.observations.positions import identifier
+from albireo.observations.positions import identifier, of_row
 from albireo.observations.source import Source
 
 IMAGES = ("images", "image", "cube")
@@ -109,12 +111,15 @@ def _read_images(archive: Archive, name: str, source: Source, options: ReadOptio
     )
     noise, kind = _noise(archive, batch.shape, pixels.shape)
     mask, maskname = _mask(archive, batch.shape, pixels.shape)
-    objects = _objects(archive, len(batch), source)
     release = _agreed(archive, "release", options.release)
+    objects = _objects(archive, len(batch), source)
     if options.system == "Vega":
         raise BadInput("option_invalid", f"{row.name} has AB zero points", field="system", fix="leave it out, or AB")
     items: list[Observation | AlbireoError] = []
-    for i, (id, position, metadata) in enumerate(objects):
+    for i, entry in enumerate(objects):
+        if isinstance(entry, AlbireoError):
+            items.append(entry)
+            continue
         planes = [
             Plane(
                 band,
@@ -136,34 +141,39 @@ def _read_images(archive: Archive, name: str, source: Source, options: ReadOptio
             items.append(
                 observe(
                     scene,
-                    id=id,
+                    id=entry.id,
                     at=None,
                     resample=options.resample,
                     provenance=provenance,
-                    metadata=metadata,
-                    position=position,
+                    metadata=entry.metadata,
+                    position=entry.position,
                 )
             )
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=f"{name}[{i}]"))
+            items.append(of_row(error, source.name, f"{name}[{i}]"))
     return items
 
 
 def _read_spectra(
     archive: Archive, name: str, wave_name: str, logarithmic: bool, source: Source, options: ReadOptions
 ) -> list[Observation | AlbireoError]:
-    flux = np.atleast_2d(archive.array(name))
-    wave = archive.array(wave_name).astype(np.float64)
-    with np.errstate(over="ignore"):
-        wave = np.atleast_2d(10.0**wave if logarithmic else wave)
-    if flux.ndim != 2 or flux.dtype.kind not in "fiu" or wave.shape not in (flux.shape, (1, flux.shape[1])):
+    pixels = archive.array(name)
+    flux, wave = np.atleast_2d(pixels), np.atleast_2d(archive.array(wave_name))
+    if (
+        wave.dtype.kind not in "fiu"
+        or flux.ndim != 2
+        or flux.dtype.kind not in "fiu"
+        or wave.shape not in (flux.shape, (1, flux.shape[1]))
+    ):
         raise BadInput(
             "shape_mismatch",
             f"{name} has shape {flux.shape}, {wave_name} {wave.shape}",
             field=name,
             fix="flux (N, L) or (L,), wavelength (L,) or the shape of flux",
         )
-    noise, kind = _noise(archive, flux.shape, flux.shape)
+    with np.errstate(over="ignore"):  # an infinite wavelength is refused with its spectrum
+        wave = 10.0 ** wave.astype(np.float64) if logarithmic else wave.astype(np.float64)
+    noise, kind = _noise(archive, flux.shape, pixels.shape)
     if noise is None:
         raise BadInput(
             "column_missing",
@@ -171,23 +181,26 @@ def _read_spectra(
             field="ivar",
             fix="store ivar beside flux; a spectrum without errors has no weight",
         )
-    mask, _ = _mask(archive, flux.shape, flux.shape)
+    mask, _ = _mask(archive, flux.shape, pixels.shape)
     terms = spectrum_terms({key: archive.text(key, (key,)) for key in ("survey", "unit", "medium", "frame")}, options)
     release = _agreed(archive, "release", options.release)
     objects = _objects(archive, len(flux), source)
     items: list[Observation | AlbireoError] = []
-    for i, (id, position, metadata) in enumerate(objects):
+    for i, entry in enumerate(objects):
+        if isinstance(entry, AlbireoError):
+            items.append(entry)
+            continue
         try:
             spectrum, flags = spectrum_of(
                 wave[i if len(wave) > 1 else 0], flux[i], noise[i], kind, None if mask is None else mask[i], terms
             )
             items.append(
                 Observation(
-                    id=id,
+                    id=entry.id,
                     data={terms.row.key: spectrum},
-                    ra=position[0] if position else None,
-                    dec=position[1] if position else None,
-                    metadata=metadata,
+                    ra=entry.position[0] if entry.position else None,
+                    dec=entry.position[1] if entry.position else None,
+                    metadata=entry.metadata,
                     provenance={
                         terms.row.key: source.provenance(
                             "npz", survey=terms.row.survey, release=release, row=i if len(flux) > 1 else None
@@ -197,7 +210,7 @@ def _read_spectra(
                 )
             )
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=f"{name}[{i}]"))
+            items.append(of_row(error, source.name, f"{name}[{i}]"))
     return items
 
 
@@ -300,48 +313,73 @@ def _agreed(archive: Archive, key: str, option: str | None) -> str | None:
     return conventions.agree(key, stated, lambda a, b: a.lower() == b.lower())
 
 
-def _objects(archive: Archive, n: int, source: Source) -> list[tuple[str, tuple[float, float] | None, dict[str, Any]]]:
-    """(id, (ra, dec) or None, metadata) of each of n objects."""
+@dataclass(frozen=True)
+class _Entry:
+    """What an archive says of one object beside its pixels."""
+
+    id: str
+    position: tuple[float, float] | None
+    metadata: dict[str, Any]
+
+
+def _objects(archive: Archive, n: int, source: Source) -> list[_Entry | AlbireoError]:
+    """Id, (ra, dec) and metadata of each of n objects; to be called when all other arrays have been asked for."""
     stem = PurePath(source.name).name.removesuffix(".npz")
-    ids = archive.pick("id", IDS)
-    sky = [archive.pick(key, (key,)) for key in ("ra", "dec")]
-    for key, array in (("id", ids), ("ra", sky[0]), ("dec", sky[1])):
-        if array is not None and array.size != n:
-            raise BadInput("shape_mismatch", f"{array.size} values for {n} objects", field=key)
-    if any(array is not None and array.dtype.kind not in "fiu" for array in sky):
-        raise BadInput("value_out_of_range", "positions are no numbers", field="ra", fix="degrees ICRS")
-    columns, ignored = {}, []
+    found = {key: archive.pick(key, names) for key, names in (("id", IDS), ("ra", ("ra",)), ("dec", ("dec",)))}
+    for key, array in found.items():
+        if array is not None and (array.size != n or array.dtype.kind not in ("fiuUS" if key == "id" else "fiu")):
+            raise BadInput(
+                "shape_mismatch",
+                f"{array.dtype} of shape {array.shape} for {n} objects",
+                file=source.name,
+                field=key,
+                fix="store one value per object; ra and dec in degrees ICRS",
+            )
+    ids = found["id"]
+    sky = [[None] * n if (array := found[key]) is None else array.reshape(n).tolist() for key in ("ra", "dec")]
+    columns: dict[str, list[Any]] = {}
+    ignored = []
     for name in archive.unread:
-        try:
-            shape, dtype = archive.shape(name)
-        except BadInput as error:
-            if error.code != "pickle_refused":
-                raise
+        column = _column(archive, name, n)
+        if column is None:
             ignored.append(name)
-            continue
-        if math_size(shape) == n and len(shape) <= 1 and dtype.kind in "biufUS":
-            columns[name] = archive.array(name).reshape(n).tolist()
         else:
-            ignored.append(name)
-    objects = []
+            columns[name] = column
+    entries: list[_Entry | AlbireoError] = []
     for i in range(n):
         metadata: dict[str, Any] = {"id_from": "file name" if ids is None else "id"}
-        metadata |= {
-            name: cells[i].decode("utf-8", "replace") if isinstance(cells[i], bytes) else cells[i]
-            for name, cells in columns.items()
-        }
+        metadata |= {name: cells[i] for name, cells in columns.items()}
         if ignored:
             metadata["ignored_arrays"] = tuple(ignored)
-        position = None
-        if sky[0] is not None and sky[1] is not None:
-            position = float(sky[0].flat[i]), float(sky[1].flat[i])
-        id = (stem if n == 1 else f"{stem}-{i}") if ids is None else identifier(ids.flat[i])
-        objects.append((id, position, metadata))
-    return objects
+        default = stem if n == 1 else f"{stem}-{i}"
+        try:
+            name = default if ids is None else identifier(ids.flat[i])
+            entries.append(_Entry(name, _position(sky[0][i], sky[1][i]), metadata))
+        except AlbireoError as error:
+            entries.append(of_row(error, source.name, f"object {i}"))
+    return entries
 
 
-def math_size(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=object))
+def _column(archive: Archive, name: str, n: int) -> list[Any] | None:
+    """One plain value per object, None if the array is something else (or a pickle, which is not touched)."""
+    try:
+        shape, dtype = archive.shape(name)
+    except BadInput as error:
+        if error.code == "pickle_refused":
+            return None
+        raise
+    if len(shape) > 1 or prod(shape) != n or dtype.kind not in "biufUS":
+        return None
+    cells = archive.array(name).reshape(n).tolist()
+    return [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell for cell in cells]
+
+
+def _position(ra: float | None, dec: float | None) -> tuple[float, float] | None:
+    if ra is None or dec is None:
+        return None
+    if not (0 <= ra <= 360 and -90 <= dec <= 90):
+        raise BadInput("value_out_of_range", f"position ({ra}, {dec})", fix="degrees ICRS: ra 0 to 360, dec -90 to 90")
+    return ra, dec
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (("npz", "NumPy archive (.npz) of images or spectra", sniff_npz, read_npz),)

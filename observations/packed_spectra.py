@@ -1,4 +1,4 @@
-"""Spectra from bare arrays: every convention stated, wavelengths turned into vacuum, fluxes into the modality's unit."""
+"""Spectra from bare arrays: conventions stated, wavelengths to vacuum, fluxes to the unit of the modality."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def spectrum_of(
                 fix="mask pixels that have no wavelength",
             )
         flags.append("padding_dropped")
-    wavelength, flux, ivar, bad = (array[:length] for array in (wavelength, flux, ivar, bad))
+    wavelength, flux, ivar, bad = wavelength[:length], flux[:length], ivar[:length], bad[:length]
     if bad.all():
         raise BadInput("no_coverage", "no pixel has a flux, a wavelength and a positive ivar", field="ivar")
     if not placed[:length].all() or not (np.diff(wavelength) > 0).all():

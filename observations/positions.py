@@ -54,10 +54,17 @@ def read_positions(source: Source, options: ReadOptions) -> list[Position | Albi
                 )
             )
         except AlbireoError as error:
-            rows.append(error.at(file=source.name, field=f"row {i}"))
+            rows.append(of_row(error, source.name, f"row {i}"))
     if not rows:
         raise BadInput("empty_file", "the table of positions has no row", file=source.name)
     return rows
+
+
+def of_row(error: AlbireoError, file: str, row: str) -> AlbireoError:
+    """The same error, told which of a file's objects it concerns, before the field; returns it."""
+    error.file = error.file or file
+    error.field = f"{row}, {error.field}" if error.field else row
+    return error
 
 
 def identifier(value: Any) -> str:

@@ -30,6 +30,11 @@ ABSORPTION = {
     "Ca K": 3934.78, "Ca H": 3969.59, "H delta": 4102.89, "G": 4305.61, "H gamma": 4341.68, "H beta": 4862.68,
     "Mg b": 5176.63, "Na D": 5895.60, "H alpha": 6564.61, "Ca II a": 8500.36, "Ca II b": 8544.44, "Ca II c": 8664.52,
 }  # fmt: skip
+BLEND = {
+    "Ca K": 450.0, "Ca H": 450.0, "H delta": 600.0, "G": 800.0, "H gamma": 600.0, "H beta": 600.0, "Mg b": 700.0,
+    "Na D": 250.0, "H alpha": 500.0, "Ca II a": 130.0, "Ca II b": 130.0, "Ca II c": 130.0,
+}  # fmt: skip
+"""Intrinsic width (sigma) in km/s: damping wings, and blends of several lines."""
 EMISSION = {
     "[O II] a": (3727.09, 1.3), "[O II] b": (3729.88, 1.7), "H gamma": (4341.68, 0.45), "H beta": (4862.68, 1.0),
     "[O III] b": (4960.30, 0.33), "[O III] a": (5008.24, 1.0), "[N II] b": (6549.85, 0.33), "H alpha": (6564.61, 3.0),
@@ -45,17 +50,17 @@ BROAD = {
 PASSBANDS = {
     "DES-G": (3990, 5480), "DES-R": (5660, 7160), "DES-I": (7050, 8530), "DES-Z": (8440, 10030), "W1": (28000, 38500),
     "W2": (40500, 52500), "HSC-G": (4000, 5450), "HSC-R": (5450, 7000), "HSC-I": (6950, 8500), "HSC-Z": (8520, 9330),
-    "HSC-Y": (9380, 10700), "GAIA-G": (3900, 9300), "GAIA-BP": (3500, 6700), "GAIA-RP": (6300, 10400),
+    "HSC-Y": (9300, 10250), "GAIA-G": (3900, 9300), "GAIA-BP": (3500, 6700), "GAIA-RP": (6300, 10400),
 }  # fmt: skip
 """Half-power edges in Angstrom of smooth top-hat pass-bands."""
 
 GAIA_ZERO_POINT = {"GAIA-G": 25.8010, "GAIA-BP": 25.3540, "GAIA-RP": 25.1040}
 """AB magnitude of 1 electron / s (Gaia DR3 documentation)."""
 
-PHOTOMETRIC_GRID = np.geomspace(3300.0, 56000.0, 4000)
-DESI_GRID = 3600.0 + 0.8 * np.arange(7781)
-SDSS_GRID = 10.0 ** (3.5797 + 1e-4 * np.arange(3853))
-FOREST_GRID = np.arange(600.0, 1217.0, 0.5)
+PHOTOMETRIC_GRID: Doubles = np.geomspace(3300.0, 56000.0, 4000)
+DESI_GRID: Doubles = 3600.0 + 0.8 * np.arange(7781)
+SDSS_GRID: Doubles = 10.0 ** (3.5797 + 1e-4 * np.arange(3853))
+FOREST_GRID: Doubles = np.arange(600.0, 1217.0, 0.5)
 """Rest wavelengths of the Lyman-alpha clouds: the forest of an object is the same on every grid."""
 
 RESOLUTION = 2500.0
@@ -106,9 +111,11 @@ def draw(rng: np.random.Generator) -> Truth:
     ebv = float(np.clip(rng.lognormal(np.log(0.035), 0.6), 0.003, 0.4))
     seed = int(rng.integers(2**31))
     if kind == "GALAXY":
-        z = float(np.clip(rng.gamma(2.2, 0.13), 0.01, 0.95))
-        distance_modulus = 42.38 + 5 * np.log10(z * (1 + 0.55 * z)) + 0.8
-        mag = float(np.clip(rng.normal(-21.2, 0.9) + distance_modulus + 1.2 * z, 15.5, 21.5))
+        z, mag = 0.0, 0.0
+        while not (0.01 < z < 0.95 and 15.5 < mag < 21.5):
+            z = float(rng.gamma(2.2, 0.13))
+            distance_modulus = 43.18 + 5 * np.log10(z * (1 + 0.55 * z))
+            mag = float(rng.normal(-21.2, 0.9) + distance_modulus + 1.2 * z)
         quiescent = rng.random() < 0.4
         ssfr = rng.normal(-11.8, 0.3) if quiescent else rng.normal(-10.0, 0.4)
         dust = abs(rng.normal(0, 0.1 if quiescent else 0.5))
@@ -120,7 +127,9 @@ def draw(rng: np.random.Generator) -> Truth:
         subclass = next(name for name, low in STELLAR_TYPES if teff >= low)
         return Truth("STAR", subclass, float(rng.normal(0, 1.5e-4)), float(rng.uniform(14.5, 20.5)), teff, 0.0,
                      float(rng.lognormal(0, 0.3)), ebv, seed)  # fmt: skip
-    z = float(np.clip(rng.gamma(4.0, 0.4), 0.15, 3.6))
+    z = 0.0
+    while not 0.15 < z < 3.6:
+        z = float(rng.gamma(4.0, 0.4))
     return Truth("QSO", "broad-line", z, float(rng.uniform(17.0, 21.5)), float(rng.normal(-1.5, 0.25)), 0.0,
                  float(rng.lognormal(0, 0.3)), ebv, seed)  # fmt: skip
 
@@ -165,11 +174,11 @@ def _galaxy(truth: Truth, rest: Doubles) -> Doubles:
     flux *= _step(rest, 1216.0, 8.0, 0.05)
     age = 1.0 / (1.0 + 2.0 * young)
     rng = np.random.default_rng(truth.seed)
-    depth = {"Ca K": 9 * age, "Ca H": 8 * age, "G": 6 * age, "Mg b": 7 * age, "Na D": 4 * age, "H delta": 5 * (1 - age),
-             "H gamma": 4 * (1 - age), "Ca II b": 3.5, "Ca II c": 3.0, "Ca II a": 1.5}  # fmt: skip
+    depth = {"Ca K": 9 * age, "Ca H": 8 * age, "G": 6 * age, "Mg b": 5 * age, "Na D": 3 * age, "H delta": 5 * (1 - age),
+             "H gamma": 4 * (1 - age), "Ca II b": 3.0, "Ca II c": 2.5, "Ca II a": 1.3}  # fmt: skip
     dispersion = rng.uniform(120, 280)
     for name, width in depth.items():
-        window, profile = _line(rest, ABSORPTION[name], dispersion)
+        window, profile = _line(rest, ABSORPTION[name], np.hypot(dispersion, BLEND[name]))
         flux[window] *= np.clip(1 - width * truth.lines**0.3 * profile, 0.05, None)
     strength = 25.0 * young * truth.lines * np.interp(5000.0, rest, flux, left=flux[0], right=flux[-1])
     oxygen, nitrogen = rng.lognormal(0, 0.6), rng.lognormal(-0.3, 0.4)
@@ -190,10 +199,10 @@ def _star(truth: Truth, rest: Doubles) -> Doubles:
     balmer = 14.0 * np.exp(-(((np.log(teff) - np.log(9500.0)) / 0.35) ** 2))
     metal = truth.lines * np.exp(-(((teff - 4800.0) / 1800.0) ** 2))
     widths = {"H alpha": 0.8 * balmer, "H beta": balmer, "H gamma": balmer, "H delta": balmer, "Ca K": 9 * metal,
-              "Ca H": 8 * metal, "G": 6 * metal, "Mg b": 6 * metal, "Na D": 5 * metal * (0.4 + cool),
+              "Ca H": 8 * metal, "G": 6 * metal, "Mg b": 6 * metal, "Na D": 3 * metal * (0.4 + cool),
               "Ca II a": 1.5 * metal, "Ca II b": 3 * metal, "Ca II c": 2.5 * metal}  # fmt: skip
     for name, width in widths.items():
-        window, profile = _line(rest, ABSORPTION[name], 500.0 if name.startswith("H ") else 150.0)
+        window, profile = _line(rest, ABSORPTION[name], BLEND[name])
         flux[window] *= np.clip(1 - width * profile, 0.05, None)
     if teff < 4100.0:
         band = 0.7 * (4100.0 - teff) / 1100.0
@@ -218,7 +227,7 @@ def _quasar(truth: Truth, rest: Doubles) -> Doubles:
         flux[window] += (5000.0 / 2500.0) ** truth.colour * equivalent * truth.lines * profile
     forest = rest < 1215.67
     if forest.any():
-        absorbed = np.exp(-0.0023 * (rest[forest] * (1 + truth.z) / 1215.67) ** 3.3)
+        absorbed = np.exp(-0.0045 * (rest[forest] * (1 + truth.z) / 1215.67) ** 3.3)
         clouds = np.interp(rest[forest], FOREST_GRID, rng.lognormal(-0.5, 1.0, len(FOREST_GRID)))
         flux[forest] *= absorbed ** np.clip(clouds, 0, 4)
         flux[rest < 912.0] *= 0.05

@@ -25,7 +25,11 @@ DE_VAUCOULEURS = ((2.45, 0.012), (2.84, 0.068), (4.46, 0.287), (5.72, 1.333), (5
 
 @dataclass(frozen=True)
 class Shape:
-    """Half-light radius in arcsec (0 = point source), ellipticity components, and bulge fraction."""
+    """Half-light radius in arcsec along the major axis (0 = point source), ellipticity components, bulge fraction.
+
+    Ellipticity as the Legacy Surveys have it: |e| = (1 - q) / (1 + q), position angle 0.5 atan2(e2, e1) from the
+    image's y axis (north) towards -x (east).
+    """
 
     radius: float
     e1: float
@@ -33,12 +37,12 @@ class Shape:
     bulge: float
 
     def covariance(self) -> Doubles:
-        """(2, 2) arcsec2: of a Gaussian of this radius and ellipticity, area kept."""
+        """(2, 2) arcsec2, axes x and y: of a Gaussian of this radius and ellipticity."""
         size = float(np.hypot(self.e1, self.e2))
         ratio = (1 - size) / (1 + size)
-        angle = 0.5 * np.arctan2(self.e2, self.e1)
+        angle = 0.5 * np.arctan2(self.e2, self.e1) + np.pi / 2  # of the major axis, from x towards y
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        out: Doubles = turn @ np.diag([self.radius**2 / ratio, self.radius**2 * ratio]) @ turn.T
+        out: Doubles = turn @ np.diag([self.radius**2, (self.radius * ratio) ** 2]) @ turn.T
         return out
 
 

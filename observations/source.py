@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 
 from albireo.observations.errors import BadInput, NotFound, TooLarge
 from albireo.observations.observation import Provenance
@@ -76,7 +77,7 @@ class Source:
                 yield hdus
         except BadInput as error:
             raise error.at(file=self.name) from error.__cause__
-        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError) as error:
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, VerifyError) as error:
             raise BadInput("damaged_file", f"FITS: {error}", file=self.name, fix="fetch the file again") from error
 
     def text(self) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from albireo.observations.errors import AlbireoError, TooLarge
@@ -87,7 +87,7 @@ def _options(request: Request, content: Model) -> ReadOptions:
 def _from_query(request: Request, model: type[Model], has_json: bool) -> dict[str, Any]:
     """The model's fields that query parameters give, unless a JSON part does; unknown parameters are refused."""
     query = dict(request.query_params)
-    stated = () if has_json else ("pooling", "encoding")
+    stated = () if has_json else ("pooling", "encoding", "join")
     options = {name: query.pop(name) for name in stated if name in query}
     named = () if has_json else [name for name in ("k", "model") if name in model.model_fields]
     values: dict[str, Any] = {name: query.pop(name) for name in named if name in query}
@@ -106,15 +106,31 @@ async def _form(request: Request) -> tuple[bytes | None, list[Part]]:
     """The `request` part and the files of a multipart body."""
     text: bytes | None = None
     parts = []
+    end = f"--{request.headers['content-type'].partition('boundary=')[2].partition(';')[0].strip().strip(chr(34))}--"
+    tail = b""
+
+    async def watched() -> AsyncGenerator[bytes, None]:
+        nonlocal tail
+        async for chunk in request.stream():
+            tail = (tail + chunk)[-256:]
+            yield chunk
+
     try:
         # The size of the whole body is limited already; a JSON part may carry base64 files.
-        async with request.form(max_files=MAX_PARTS, max_part_size=1 << 40) as form:
-            fields = [
-                (name, value, await value.read() if isinstance(value, UploadFile) else value.encode())
-                for name, value in form.multi_items()
-            ]
-    except HTTPException as error:
-        raise Malformed("request_invalid", f"multipart: {error.detail}") from error
+        parser = MultiPartParser(request.headers, watched(), max_files=MAX_PARTS, max_part_size=1 << 40)
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise Malformed("request_invalid", f"multipart: {error}", field="body") from error
+    try:
+        # The parser takes a body that breaks off for a whole one, and would drop its last part.
+        if end.encode() not in tail:
+            raise Malformed("request_invalid", "the multipart body breaks off", field="body", fix="send it again")
+        fields = [
+            (name, value, await value.read() if isinstance(value, UploadFile) else value.encode())
+            for name, value in form.multi_items()
+        ]
+    finally:
+        await form.close()
     for name, value, content in fields:
         if name == "request":
             text = content

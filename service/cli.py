@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import functools
-import json
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from albireo.observations.errors import AlbireoError, BadInput
+from albireo.service.printing import (
+    errors_of,
+    neighbours_text,
+    print_error,
+    print_json,
+    progress_bar,
+    tell,
+    validation_text,
+)
 from albireo.service.reading_flags import read_options, with_reading
 
 if TYPE_CHECKING:
@@ -50,24 +59,38 @@ AsOne = Annotated[
     str | None,
     typer.Option("--as-one", metavar="ID", help="the files are measurements of one object, called ID"),
 ]
+Join = Annotated[bool, typer.Option("--join", help="objects of the same id in several files are one object")]
 Reading = dict[str, Any]
+OpenCore = Callable[..., Any]
 
 
 def command(group: typer.Typer, name: str) -> Callable[[Callable[..., int]], Callable[..., Any]]:
-    """Register a command that returns its exit code; its AlbireoErrors are printed, with code 1."""
+    """Register a command that returns its exit code; its AlbireoErrors are printed, with code 1.
+
+    A command with a parameter `open_core` gets what makes a Core from settings: the context's object if it has one
+    (another engine can be put there), else the checkpoint and collections of this machine.
+    """
 
     def register(function: Callable[..., int]) -> Callable[..., Any]:
+        signature = inspect.signature(function, eval_str=True)
+
         @functools.wraps(function)
-        def run(**values: Any) -> None:
+        def run(ctx: typer.Context, **values: Any) -> None:
+            if "open_core" in signature.parameters:
+                values["open_core"] = ctx.obj or local_core
             try:
                 code = function(**values)
             except AlbireoError as error:
-                _print_error(error, bool(values.get("json_output")))
+                print_error(error, bool(values.get("json_output")))
                 code = 1
             raise typer.Exit(code)
 
-        run.__annotations__ = function.__annotations__
-        return group.command(name, no_args_is_help=False)(run)
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        stated = [parameter for parameter in signature.parameters.values() if parameter.name != "open_core"]
+        parameters = [context, *stated]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return group.command(name)(run)
 
     return register
 
@@ -78,6 +101,7 @@ def validate(
     files: Files,
     *,
     reading: Reading,
+    open_core: OpenCore,
     model: Model = None,
     require_usable: Annotated[
         bool, typer.Option("--require-usable", help="exit with 1 unless every object can be embedded")
@@ -95,15 +119,13 @@ def validate(
       albireo validate cutout.fits --survey legacysurvey --bands g,r,i,z
       albireo validate coadd-*.fits redrock-*.fits --json
     """
-    from albireo.service.printing import validation_text
-
     options = _options(reading)
-    core = _core(_settings(model))
+    core = open_core(_settings(model))
     batches = list(_read(files, options))
     reports = [report for batch in batches for report in batch.reports]
     answer = core.validate(reports, [subject for batch in batches for subject in batch.subjects])
     if json_output:
-        _print_json(answer)
+        print_json(answer)
     else:
         print(validation_text(answer, [str(path) for batch in batches for path in batch.paths]))
     good = all(file["recognised"] for file in answer["files"])
@@ -116,12 +138,14 @@ def embed(
     files: Files,
     *,
     reading: Reading,
+    open_core: OpenCore,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="the Parquet table to write")],
     pooling: Annotated[
         Literal["mean", "mean_per_modality", "tokens"],
         typer.Option(help="one vector per object, per modality, or per token"),
     ] = "mean",
     as_one: AsOne = None,
+    join: Join = False,
     model: Model = None,
     json_output: Json = False,
 ) -> int:
@@ -140,26 +164,26 @@ def embed(
 
     options = _options(reading)
     paths = _expand(files)
-    core = _core(_settings(model))
+    core = open_core(_settings(model))
     engine = core.engine
     done: list[Embedded] = []
     with EmbeddingWriter(
         output, dim=engine.dim, space=engine.space(pooling), model=engine.name, pooling=pooling
     ) as writer:
-        for subjects in _subject_batches(paths, options, as_one):
-            with _progress("embedding", len(subjects)) as progress:
+        for subjects in _subject_batches(paths, options, as_one, join):
+            with progress_bar("embedding", len(subjects)) as progress:
                 done.append(core.embed(subjects, pooling, progress))
             writer.write(done[-1])
     outcomes = [outcome for embedded in done for outcome in embedded.outcomes]
     failed = [outcome for outcome in outcomes if outcome.error]
-    _told(
+    tell(
         {
             "output": str(output),
             "errors_output": str(errors_path(output)),
             "space": engine.space(pooling),
             "embedded": len(outcomes) - len(failed),
             "tokens": sum(embedded.n_tokens for embedded in done),
-            "errors": _errors(failed),
+            "errors": errors_of(failed),
         },
         f"{len(outcomes) - len(failed)} of {len(outcomes)} objects embedded into {output}",
         f"errors: {errors_path(output)}",
@@ -174,8 +198,10 @@ def index_add(
     files: Files,
     *,
     reading: Reading,
+    open_core: OpenCore,
     collection: Annotated[str, typer.Option("--collection", "-c", help="made if there is none")] = "default",
     as_one: AsOne = None,
+    join: Join = False,
     model: Model = None,
     data: Data = None,
     json_output: Json = False,
@@ -191,24 +217,24 @@ def index_add(
     """
     options = _options(reading)
     paths = _expand(files)
-    core = _core(_settings(model, data))
+    core = open_core(_settings(model, data))
     space = core.engine.space("mean")
     target = core.collections.create(collection, space, core.engine.dim)
     outcomes: list[Any] = []
     kept = 0
-    for subjects in _subject_batches(paths, options, as_one):
-        with _progress("indexing", len(subjects)) as progress:
+    for subjects in _subject_batches(paths, options, as_one, join):
+        with progress_bar("indexing", len(subjects)) as progress:
             embedded, count = core.index(collection, subjects, progress)
         outcomes += embedded.outcomes
         kept += count
     failed = [outcome for outcome in outcomes if outcome.error]
-    _told(
+    tell(
         {
             "collection": collection,
             "space": space,
             "indexed": kept,
             "count": target.count,
-            "errors": _errors(failed),
+            "errors": errors_of(failed),
         },
         f"{kept} objects kept in collection {collection!r}, which holds {target.count}",
         f"next: albireo search --collection {collection} --id ID",
@@ -223,6 +249,7 @@ def index_add(
 def search(
     *,
     reading: Reading,
+    open_core: OpenCore,
     collection: Annotated[str, typer.Option("--collection", "-c", help="where to search")] = "default",
     id: Annotated[str | None, typer.Option("--id", help="neighbours of this object of the collection")] = None,
     file: Annotated[
@@ -230,6 +257,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="neighbours wanted")] = 10,
     as_one: AsOne = None,
+    join: Join = False,
     model: Model = None,
     data: Data = None,
     json_output: Json = False,
@@ -243,19 +271,15 @@ def search(
       albireo search --id 0266-51630-0168 -k 5
       albireo search --collection desi --file my-spectrum.fits
     """
-    from dataclasses import asdict
-
-    from albireo.service.printing import neighbours_text
-
     if (id is None) == (not file):
         raise typer.BadParameter("give one of --id and --file", param_hint="--id / --file")
     options = _options(reading)
-    core = _core(_settings(model, data))
+    core = open_core(_settings(model, data))
     failed: list[Any] = []
     if id is not None:
         answers = [(id, core.search_id(collection, id, k))]
     else:
-        batches = _subject_batches(_expand(file or []), options, as_one)
+        batches = _subject_batches(_expand(file or []), options, as_one, join)
         embedded, found = core.search_subjects(collection, [s for batch in batches for s in batch], k)
         failed = [outcome for outcome in embedded.outcomes if outcome.error]
         pairs = zip(embedded.outcomes, found, strict=True)
@@ -264,8 +288,8 @@ def search(
         {"query": name, "hits": [asdict(hit) for hit in near.hits], "short_reason": near.short_reason}
         for name, near in answers
     ]
-    body = {"collection": collection, "exact": True, "k": k, "results": results, "errors": _errors(failed)}
-    _told(body, neighbours_text(results), None, json_output)
+    body = {"collection": collection, "exact": True, "k": k, "results": results, "errors": errors_of(failed)}
+    tell(body, neighbours_text(results), None, json_output)
     core.close()
     return 1 if failed else 0
 
@@ -273,6 +297,7 @@ def search(
 @command(app, "serve")
 def serve(
     *,
+    open_core: OpenCore,
     host: Annotated[str | None, typer.Option("--host", help="address to listen on (ALBIREO_HOST)")] = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="port (ALBIREO_PORT)")] = None,
     model: Model = None,
@@ -298,10 +323,10 @@ def serve(
     address = f"http://{settings.host}:{settings.port}"
     line = {"address": address, "model": str(settings.model_folder), "collections": str(settings.collections_file)}
     if json_output:
-        _print_json(line)
+        print_json(line)
     else:
         print(f"Albireo on {address}  (try {address}/docs; stop with Ctrl-C)", flush=True)
-    uvicorn.run(create_app(_core(settings), settings), host=settings.host, port=settings.port, log_level="warning")
+    uvicorn.run(create_app(open_core(settings), settings), host=settings.host, port=settings.port, log_level="warning")
     return 0
 
 
@@ -345,7 +370,8 @@ def _settings(model: Path | None = None, data: Path | None = None, **more: Any) 
     return read_settings().model_copy(update={key: value for key, value in stated.items() if value is not None})
 
 
-def _core(settings: Settings) -> Core:
+def local_core(settings: Settings) -> Core:
+    """The checkpoint and the collections of this machine, opened when they are needed."""
     from albireo.service.core import Core
 
     return Core.local(settings.model_folder, settings.collections_file, settings.device, settings.dtype)
@@ -363,64 +389,17 @@ def _read(files: list[Path], options: Any) -> Iterator[Batch]:
     yield from read_batches(_expand(files), options)
 
 
-def _subject_batches(paths: list[Path], options: Any, as_one: str | None) -> Iterator[list[Subject]]:
-    """The objects of the files, group by group; all of them as one object if `as_one` names it."""
+def _subject_batches(paths: list[Path], options: Any, as_one: str | None, join: bool) -> Iterator[list[Subject]]:
+    """The objects of the files, group by group; all at once if they are to be put together."""
     from albireo.service import subjects
     from albireo.service.files import read_batches
 
     batches = (list(batch.subjects) for batch in read_batches(paths, options))
-    if as_one is None:
+    if as_one is None and not join:
         yield from batches
-    else:
-        yield [subjects.as_one([subject for batch in batches for subject in batch], as_one)]
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
-
-
-def _errors(failed: list[Any]) -> list[dict[str, Any]]:
-    return [{"id": outcome.subject.id, **outcome.error.as_dict()} for outcome in failed]
-
-
-def _told(answer: dict[str, Any], text: str, hint: str | None, as_json: bool) -> None:
-    """The answer of a command: as data, or as text with its errors on stderr."""
-    if as_json:
-        _print_json(answer)
-        return
-    from albireo.service.printing import error_lines
-
-    for error in answer["errors"]:
-        print("\n".join(error_lines(error)), file=sys.stderr)
-    print(text)
-    if hint:
-        print(hint)
-
-
-def _print_error(error: AlbireoError, as_json: bool) -> None:
-    if as_json:
-        _print_json({"error": error.as_dict()})
-        return
-    from albireo.service.printing import error_lines
-
-    print("\n".join(error_lines(error.as_dict())), file=sys.stderr)
-
-
-def _print_json(content: Any) -> None:
-    from albireo.service.descriptions import plain
-
-    print(json.dumps(plain(content), indent=2, ensure_ascii=False))
+    everything = [subject for batch in batches for subject in batch]
+    yield subjects.join(everything) if as_one is None else [subjects.as_one(everything, as_one)]
 
 
 def main() -> None:

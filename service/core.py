@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Outcome:
         return self.subject.error
 
     @property
-    def status(self) -> str:
+    def status(self) -> Literal["ok", "degraded", "error"]:
         """ "ok", "degraded" when a modality was left out, "error"."""
         return "error" if self.error else "degraded" if self.left_out else "ok"
 
@@ -312,7 +312,7 @@ def _once_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
                     f"object {outcome.subject.id!r} is given twice (also in {known.subject.file})",
                     file=outcome.subject.file,
                     field="id",
-                    fix="give each object once; several files of one object belong into one item",
+                    fix="give each object once, or ask for `join`: objects of the same id are one",
                 )
             )
         out.append(outcome)

@@ -15,11 +15,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from albireo.observations.errors import NotFound, Unavailable
@@ -27,13 +28,15 @@ from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.service.files import expand, read_batches
 from albireo.service.picture import Panel, draw
+from albireo.service.subjects import join
 
 SAMPLES = Path(__file__).parent.parent / "observations" / "samples"
 """Bundled observations: simulated, small."""
 
 COLLECTION = "demo"
 NEIGHBOURS = 5
-COLUMNS = ("file", "format", "objects", "what", "result")
+MOST_NAMED = 4
+"""Files named in one line of the table."""
 START_SECONDS = 120.0
 REQUEST_BYTES = 200 << 20
 """Files of one request, in bytes; the service's limit is larger."""
@@ -95,13 +98,10 @@ def run_demo(given: Sequence[Path], out: Path, model: Path, as_json: bool) -> in
     observations = _observations([*samples, *theirs], {first["id"], *(hit["id"] for hit in result["hits"])})
     panels = [_panel(first["id"], None, observations)]
     panels += [_panel(hit["id"], hit["score"], observations) for hit in result["hits"]]
-    draw(
-        panels,
-        out,
-        f"Albireo: what is most like {first['id']}?",
-        f"{len(indexed)} objects embedded by {answer['model']}; the query and its {len(result['hits'])} nearest "
-        "neighbours by cosine similarity. Class and redshift were no input.",
-    )
+    n_objects = len({row["id"] for row in indexed})
+    subtitle = f"{n_objects} objects embedded by {answer['model']}; the query and its {len(result['hits'])} nearest "
+    subtitle += "neighbours by cosine similarity. Class and redshift were no input."
+    draw(panels, out, f"Albireo: what is most like {first['id']}?", subtitle)
     console.print(f"\n[bold]{out}[/bold] shows {first['id']} beside its {len(result['hits'])} nearest neighbours.")
     console.print(
         f"Next: open {out}; then try your own files: [bold]albireo demo YOUR_FILES[/bold], "
@@ -165,10 +165,8 @@ def _wait_ready(service: Service, process: subprocess.Popen[bytes], log: Path) -
 
 def _send_all(service: Service, files: Sequence[Path], console: Console) -> tuple[list[dict[str, Any]], list[Any]]:
     """Validate and index all files, print how each was read; the rows, and the objects that are in the collection."""
-    table = Table(title="How each file was read", title_justify="left", show_lines=False, pad_edge=False)
-    for heading in COLUMNS:
-        table.add_column(heading, overflow="fold")
-    rows, indexed = [], []
+    rows: list[dict[str, Any]] = []
+    indexed: list[dict[str, Any]] = []
     with console.status("reading, embedding, indexing ...") as status:
         for path in files:
             if not path.is_file():
@@ -176,24 +174,42 @@ def _send_all(service: Service, files: Sequence[Path], console: Console) -> tupl
         for group in _groups([path for path in files if path.is_file()]):
             status.update(f"reading, embedding, indexing {group[0].parent.name}/ ({len(group)} files) ...")
             understood = service.send("/v1/validate", group)[1]
-            done = service.send(f"/v1/collections/{COLLECTION}/objects", group)[1]
+            joined = str(group[0].parent == SAMPLES).lower()
+            done = service.send(f"/v1/collections/{COLLECTION}/objects?join={joined}", group)[1]
             if "files" not in understood:
                 rows += [{"file": path.name, "format": None, "result": understood.get("detail")} for path in group]
                 continue
-            pending = iter(zip(understood["items"], done.get("items", []), strict=False))
+            answered = [item for item in done.get("items", []) if item["id"] is not None]
+            # A good part of an object outweighs one that was refused beside it.
+            results = {item["id"]: item for item in sorted(answered, key=lambda item: item["status"] != "error")}
+            pending = iter(understood["items"])
             for path, file in zip(group, understood["files"], strict=True):
-                count = file["n_objects"] + (file["error"] is not None)
-                objects = [pair for _ in range(count) if (pair := next(pending, None)) is not None]
-                rows.append(_row(file, objects))
-                kept = [item for _, item in objects if item["status"] != "error"]
-                indexed += [{"id": item["id"], "path": path} for item in kept]
-    for row in rows:
-        table.add_row(*(str(row.get(key) if row.get(key) is not None else "") for key in COLUMNS))
-    console.print(table)
+                objects = list(islice(pending, file["n_objects"] + (file["error"] is not None)))
+                rows.append(_row(file, [(item, results.get(item["id"])) for item in objects]))
+                known = (results.get(item["id"]) for item in objects)
+                indexed += [{"id": r["id"], "path": path} for r in known if r is not None and r["status"] != "error"]
+    console.print(_table(rows))
     return rows, indexed
 
 
-def _row(file: dict[str, Any], objects: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    """How each file was read; files with the same fate share a line."""
+    fates: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        what = ", ".join(str(part) for part in (row.get("format"), row.get("what")) if part)
+        fates.setdefault((what, str(row.get("result", ""))), []).append(row["file"])
+    table = Table(title="How each file was read", title_justify="left", pad_edge=False, expand=False)
+    for heading, share in (("file", 3), ("read as", 3), ("result", 4)):
+        table.add_column(heading, overflow="fold", ratio=share)
+    for (what, result), names in fates.items():
+        told = (
+            names if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"and {len(names) - MOST_NAMED + 1} more"]
+        )
+        table.add_row(*(escape(text) for text in ("\n".join(told), what, result)))
+    return table
+
+
+def _row(file: dict[str, Any], objects: Sequence[tuple[dict[str, Any], dict[str, Any] | None]]) -> dict[str, Any]:
     """One line of the table: what a file is, and what became of its objects."""
     row: dict[str, Any] = {"file": file["file"], "format": file["format"] or "?", "objects": file["n_objects"]}
     if file["companion_of"]:
@@ -202,9 +218,14 @@ def _row(file: dict[str, Any], objects: Sequence[tuple[dict[str, Any], dict[str,
         error = file["error"]
         return row | {"result": f"{error['code']}: {error['message']}", "error": error}
     seen = [m["modality"] for item, _ in objects if item["detected"] for m in item["detected"]["modalities"]]
-    row["what"] = ", ".join(dict.fromkeys(seen))
-    good = sum(item["status"] != "error" for _, item in objects)
-    errors = [item["error"] for _, item in objects if item["error"]]
+    names = list(dict.fromkeys(seen))
+    row["what"] = ", ".join(names) if len(names) <= MOST_NAMED else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    errors = [
+        (item["errors"] or [result["error"] if result else {"code": "internal", "message": "no answer"}])[0]
+        for item, result in objects
+        if item["errors"] or result is None or result["error"]
+    ]
+    good = len(objects) - len(errors)
     if not errors:
         return row | {"result": "embedded" if good == 1 else f"{good} embedded"}
     told = "; ".join(dict.fromkeys(f"{e['code']}: {e['message']}" for e in errors[:2]))
@@ -226,7 +247,7 @@ def _observations(files: Sequence[Path], ids: set[str]) -> dict[str, Observation
     wanted: dict[str, Observation] = {}
     for group in _groups([path for path in files if path.is_file()]):
         for batch in read_batches(group, ReadOptions()):
-            for subject in batch.subjects:
+            for subject in join(batch.subjects):
                 if subject.id in ids and subject.observation is not None:
                     wanted[str(subject.id)] = subject.observation
     return wanted

@@ -75,15 +75,18 @@ def install(app: FastAPI) -> None:
 
 def _parameters(model: type[schemas.Model]) -> list[dict[str, Any]]:
     """Query parameters: the read options, and what a JSON part would say."""
-    rows = [("filename", {"type": "string"}, "name of a bare file, in messages and provenance")]
+    rows: list[tuple[str, dict[str, Any], str]] = [
+        ("filename", {"type": "string"}, "name of a bare file, in messages and provenance")
+    ]
     if "k" in model.model_fields:
         rows.append(("k", {"type": "integer", "default": 10}, "neighbours wanted"))
     rows.append(("pooling", {"enum": ["mean", "mean_per_modality", "tokens"]}, "without a JSON part"))
     rows.append(("encoding", {"enum": ["float", "base64"]}, "without a JSON part"))
+    rows.append(("join", {"type": "boolean"}, "objects of the same id in several files are one; without a JSON part"))
     for flag in FLAGS:
         schema: dict[str, Any] = {"type": _TYPES.get(flag.shape, "string")}
         if flag.choices:
-            schema["enum"] = list(flag.choices)
+            schema |= {"enum": list(flag.choices)}
         if flag.shape in ("words", "pairs"):
             schema = {"type": "array", "items": schema}
         rows.append((flag.field, schema, flag.help))

@@ -16,6 +16,8 @@ from albireo.observations.observation import Coefficients, Image, LightCurve, Ob
 
 INK, FAINT, QUERY, NEIGHBOUR = "#1b1f2a", "#8a90a0", "#c8553d", "#2b5d8a"
 MOST_ROWS = 4
+SOFTENING = 5.0
+"""Where the stretch of an image turns from linear to logarithmic, in units of the noise."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str, subtitle: str) -> None
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", color=FAINT, transform=axes.transAxes)
                 axes.tick_params(labelsize=6.5, colors=FAINT, width=0.6, length=2.5)
-            head = "query" if panel.score is None else f"neighbour {column}   cosine {panel.score:.3f}"
+            head = "query" if panel.score is None else f"neighbour {column}   cosine {panel.score:.4f}"
             grid[0, column].set_title(
                 f"{head}\n{_short(panel.id)}\n{panel.caption}",
                 fontsize=8.5,
@@ -75,7 +77,7 @@ def rgb(image: Image) -> NDArray[np.float64]:
     planes = (planes - sky) / float(scale.mean())
     total = np.clip(planes.mean(axis=0), 1e-9, None)
     peak = float(np.percentile(total, 99.7))
-    stretched = np.arcsinh(total / 2.0) / max(float(np.arcsinh(peak / 2.0)), 1e-9)
+    stretched = np.arcsinh(total / SOFTENING) / max(float(np.arcsinh(peak / SOFTENING)), 1e-9)
     colours = np.clip(planes, 0.0, None) * (stretched / total)
     return np.moveaxis(colours / np.maximum(colours.max(axis=0), 1.0), 0, -1)
 

@@ -1,10 +1,15 @@
-"""Text for the terminal: what was read, errors with their place and fix, neighbours. Plain print, no colours needed."""
+"""Text for the terminal: what was read, errors with their place and fix, neighbours; progress. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from albireo.observations.errors import AlbireoError
 
 SHOWN = 3
 """Objects of a file that are described one by one; the rest are summed up."""
@@ -143,3 +148,47 @@ def neighbours_text(results: Sequence[Mapping[str, Any]]) -> str:
 def plural(count: int, noun: str) -> str:
     """ "1 object", "2 objects"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def errors_of(failed: list[Any]) -> list[dict[str, Any]]:
+    return [{"id": outcome.subject.id, **outcome.error.as_dict()} for outcome in failed]
+
+
+def tell(answer: dict[str, Any], text: str, hint: str | None, as_json: bool) -> None:
+    """The answer of a command: as data, or as text with its errors on stderr."""
+    if as_json:
+        print_json(answer)
+        return
+    for error in answer["errors"]:
+        print("\n".join(error_lines(error)), file=sys.stderr)
+    print(text)
+    if hint:
+        print(hint)
+
+
+def print_error(error: AlbireoError, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": error.as_dict()})
+        return
+    print("\n".join(error_lines(error.as_dict())), file=sys.stderr)
+
+
+def print_json(content: Any) -> None:
+    from albireo.service.descriptions import plain
+
+    print(json.dumps(plain(content), indent=2, ensure_ascii=False))

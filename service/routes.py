@@ -15,14 +15,14 @@ from fastapi.responses import Response
 from albireo.models.engine import POOLINGS
 from albireo.observations.errors import BadInput, Conflict, NotFound, TooLarge, Unavailable
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.reading import FORMATS
+from albireo.observations.reading import FORMATS, FileReport
 from albireo.service import replies, schemas
 from albireo.service.bodies import Body, read_body
 from albireo.service.core import Core
 from albireo.service.openapi import body_of, problems_of
 from albireo.service.readiness import Readiness
 from albireo.service.settings import Settings
-from albireo.service.subjects import Subject
+from albireo.service.subjects import Subject, join
 
 Result = TypeVar("Result")
 
@@ -102,7 +102,7 @@ class Doors:
         self._check_count(len(items))
         subjects = gatherer.items(items) if items else gatherer.everything()
         self._check_count(len(subjects))
-        return subjects
+        return join(subjects) if body.content.options.join else subjects
 
     def _check_count(self, n: int) -> None:
         if n > self.settings.max_items:
@@ -121,7 +121,8 @@ class Doors:
     def _validate(self, request: Request, body: Body[schemas.EmbedRequest]) -> Response:
         gatherer = body.gatherer()
         if body.content.items:
-            reports, subjects = [], gatherer.items(body.content.items)
+            reports: list[FileReport] = []
+            subjects = gatherer.items(body.content.items)
         else:
             reports, subjects = gatherer.reports_of_all()
         if not subjects and not reports:
@@ -252,6 +253,7 @@ class Doors:
             else:
                 subjects = gatherer.everything()
             self._check_count(len(subjects))
+            subjects = join(subjects) if body.content.options.join else subjects
             parsed = time.perf_counter() - began
             embedded, found = self.core.search_subjects(name, subjects, k)
             failure = replies.all_failed(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from albireo.models.engine import Pooling
 from albireo.observations.errors import BadInput
 from albireo.observations.options import ReadOptions
 
-Reading = pydantic_dataclass(ReadOptions, config=ConfigDict(extra="forbid"), frozen=True)
-"""ReadOptions, checked: what a reader is told that a file does not say."""
+if TYPE_CHECKING:
+    Reading = ReadOptions
+else:
+    # The same fields, checked; one list of options for files, flags and requests.
+    Reading = pydantic_dataclass(ReadOptions, config=ConfigDict(extra="forbid"), frozen=True)
 
 Number = float | int | bool | str
 
@@ -35,48 +38,51 @@ class Input(Model):
     """
 
     modality: str | None = Field(
-        None,
+        default=None,
         description="states what it is and whose: `image.legacysurvey`, or a kind: `spectrum`, `photometry`",
     )
-    ref: str | None = Field(None, description="a file part of this multipart body: `part:NAME`")
-    b64: str | None = Field(None, description="a file, base64; its format is told by its content")
+    ref: str | None = Field(default=None, description="a file part of this multipart body: `part:NAME`")
+    b64: str | None = Field(default=None, description="a file, base64; its format is told by its content")
     format: Literal["fits", "parquet", "avro", "npz", "votable", "csv", "ecsv", "text"] | None = Field(
-        None, description="what `b64` or `ref` is; checked against the content"
+        default=None, description="what `b64` or `ref` is; checked against the content"
     )
-    filename: str | None = Field(None, description="name of the `b64` file in messages and provenance")
+    filename: str | None = Field(default=None, description="name of the `b64` file in messages and provenance")
     values: dict[str, Number] | None = Field(
-        None, description="named numbers, each with its unit as `NAME_unit`", examples=[{"flux_g": 12.3}]
+        default=None, description="named numbers, each with its unit as `NAME_unit`", examples=[{"flux_g": 12.3}]
     )
     table: dict[str, list[Number | None]] | None = Field(
-        None, description="columns of equal length, e.g. a light curve"
+        default=None, description="columns of equal length, e.g. a light curve"
     )
-    units: dict[str, str] = Field({}, description="units of the entries of `values` or `table`")
-    object: str | None = Field(None, description="id of the object meant, if the file holds several")
-    read: Reading | None = Field(None, description="overrides `options.read` for this input")  # type: ignore[valid-type]
+    units: dict[str, str] = Field(default={}, description="units of the entries of `values` or `table`")
+    object: str | None = Field(default=None, description="id of the object meant, if the file holds several")
+    read: Reading | None = Field(default=None, description="overrides `options.read` for this input")
 
 
 class Meta(Model):
-    ra: Annotated[float, Field(ge=0, lt=360)] | None = Field(None, description="degrees ICRS")
-    dec: Annotated[float, Field(ge=-90, le=90)] | None = Field(None, description="degrees ICRS")
-    labels: dict[str, Any] = Field({}, description="metadata kept with the object; never tokens")
+    ra: Annotated[float, Field(ge=0, lt=360)] | None = Field(default=None, description="degrees ICRS")
+    dec: Annotated[float, Field(ge=-90, le=90)] | None = Field(default=None, description="degrees ICRS")
+    labels: dict[str, Any] = Field(default={}, description="metadata kept with the object; never tokens")
 
 
 class Item(Model):
     """One object. Without `id` and with one input, every object of the file is an item of the reply."""
 
-    id: str | None = Field(None, min_length=1, max_length=512)
+    id: str | None = Field(default=None, min_length=1, max_length=512)
     inputs: list[Input] = Field(min_length=1)
     meta: Meta = Meta()
 
 
 class Options(Model):
-    pooling: Pooling = Field("mean", description="mean of valid tokens, one mean per modality, or every token")
-    encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32, row-major")
-    read: Reading | None = Field(None, description="what the files do not say")  # type: ignore[valid-type]
+    pooling: Pooling = Field(default="mean", description="mean of valid tokens, one mean per modality, or every token")
+    encoding: Literal["float", "base64"] = Field(
+        default="float", description="base64: little-endian float32, row-major"
+    )
+    join: bool = Field(default=False, description="objects of the same id in several files are one object")
+    read: Reading | None = Field(default=None, description="what the files do not say")
 
 
 class EmbedRequest(Model):
-    model: str | None = Field(None, description="refused unless it names the model that is loaded")
+    model: str | None = Field(default=None, description="refused unless it names the model that is loaded")
     items: list[Item] = []
     options: Options = Options()
 
@@ -110,22 +116,22 @@ class CollectionRequest(Model):
     """By default of the loaded model's mean embeddings."""
 
     space: str | None = None
-    dim: int | None = Field(None, ge=1)
+    dim: int | None = Field(default=None, ge=1)
     metric: Literal["cosine", "l2"] = "cosine"
 
 
 class Query(Model):
     """Exactly one of `id`, `vector` and `inputs`."""
 
-    id: str | None = Field(None, description="an object of the collection")
+    id: str | None = Field(default=None, description="an object of the collection")
     vector: Vector | None = None
-    inputs: list[Input] | None = Field(None, min_length=1, description="one object, as in /v1/embed")
+    inputs: list[Input] | None = Field(default=None, min_length=1, description="one object, as in /v1/embed")
 
 
 class SearchRequest(Model):
     model: str | None = None
-    query: Query | None = Field(None, description="absent when the file parts are the query")
-    k: int = Field(10, ge=1, le=10_000, description="neighbours wanted")
+    query: Query | None = Field(default=None, description="absent when the file parts are the query")
+    k: int = Field(default=10, ge=1, le=10_000, description="neighbours wanted")
     options: Options = Options()
 
 
@@ -162,7 +168,7 @@ class ItemReply(Model):
     status: Literal["ok", "degraded", "error"]
     embedding: list[float] | list[list[float]] | str | None = None
     shape: list[int] | None = None
-    rows: list[str] | None = Field(None, description="modality of every row, unless pooling is `mean`")
+    rows: list[str] | None = Field(default=None, description="modality of every row, unless pooling is `mean`")
     modalities_used: list[str]
     n_tokens: int
     qa_flags: list[str]
@@ -310,6 +316,3 @@ def decoded(text: str, field: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadInput("request_invalid", f"no base64: {error}", field=field) from error
-
-
-READING = TypeAdapter(Reading)

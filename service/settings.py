@@ -26,17 +26,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
 
-    model_folder: Path = Field(MINI, description="checkpoint folder; the one in the package by default")
+    model_folder: Path = Field(default=MINI, description="checkpoint folder; the one in the package by default")
     data_folder: Path = Field(
-        Path("~/.local/share/albireo"), description="folder of the collections (collections.sqlite)"
+        default=Path("~/.local/share/albireo"), description="folder of the collections (collections.sqlite)"
     )
-    host: str = Field("127.0.0.1", description="address that `albireo serve` listens on")
-    port: int = Field(8000, ge=1, le=65535, description="port that `albireo serve` listens on")
-    device: str = Field("cpu", description="torch device of the engine: cpu, cuda, cuda:1, ...")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="numbers the network computes in")
-    max_body_bytes: int = Field(256 << 20, gt=0, description="largest request body, in bytes")
-    max_items: int = Field(10_000, gt=0, description="most objects in one request")
-    redis_url: str | None = Field(None, description="Redis whose health /readyz reports; none by default")
+    host: str = Field(default="127.0.0.1", description="address that `albireo serve` listens on")
+    port: int = Field(default=8000, ge=1, le=65535, description="port that `albireo serve` listens on")
+    device: str = Field(default="cpu", description="torch device of the engine: cpu, cuda, cuda:1, ...")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="numbers the network computes in"
+    )
+    max_body_bytes: int = Field(default=256 << 20, gt=0, description="largest request body, in bytes")
+    max_items: int = Field(default=10_000, gt=0, description="most objects in one request")
+    redis_url: str | None = Field(default=None, description="Redis whose health /readyz reports; none by default")
 
     @property
     def collections_file(self) -> Path:

@@ -8,10 +8,12 @@ as_one         several files of one object
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
 
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.observation import Observation, merge
+from albireo.observations.observation import Observation, Payload, merge
 from albireo.observations.options import ReadOptions
 from albireo.observations.reading import FileReport, read_files
 from albireo.observations.source import Source
@@ -82,6 +84,44 @@ def as_one(subjects: Sequence[Subject], id: str | None = None) -> Subject:
     hashes = " + ".join(dict.fromkeys(s.sha256 for s in subjects if s.sha256)) or None
     warnings = tuple(warning for s in subjects for warning in s.warnings)
     return Subject(whole.id, names, whole, warnings=warnings, sha256=hashes)
+
+
+def join(subjects: Sequence[Subject]) -> list[Subject]:
+    """One subject per id, with all that the files say of it, where its first part stood.
+
+    A part that only repeats what is there adds nothing; one that says something else of the same modality fails alone.
+    """
+    wholes: dict[str, int] = {}
+    out: list[Subject] = []
+    for subject in subjects:
+        if subject.observation is None or subject.id is None or subject.id not in wholes:
+            if subject.observation is not None and subject.id is not None:
+                wholes[subject.id] = len(out)
+            out.append(subject)
+            continue
+        at = wholes[subject.id]
+        together = as_one([out[at], subject])
+        if together.error is None:
+            out[at] = together
+        elif not _repeats(subject.observation, out[at].observation):
+            out.append(subject.failed(together.error))
+    return out
+
+
+def _repeats(part: Observation, whole: Observation | None) -> bool:
+    """True if `whole` has every payload of `part`, bit for bit."""
+    return whole is not None and all(
+        key in whole.data and _content(payload) == _content(whole.data[key]) for key, payload in part.data.items()
+    )
+
+
+def _content(payload: Payload) -> tuple[object, ...]:
+    """A payload as values that can be compared; arrays by their bytes, so that NaN equals NaN."""
+    values = (getattr(payload, field.name) for field in fields(payload))
+    return (
+        type(payload),
+        *((v.shape, v.dtype.str, v.tobytes()) if isinstance(v, np.ndarray) else repr(v) for v in values),
+    )
 
 
 def _sha256(observation: Observation) -> str | None:

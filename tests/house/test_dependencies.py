@@ -29,7 +29,7 @@ def third_party(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - OURS
+    return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"albireo"}
 
 
 def undeclared(files: list[Path], allowed: set[str]) -> list[str]:

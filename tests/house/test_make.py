@@ -15,7 +15,7 @@ TARGETS = ("test", "real", "lint", "types", "fix", "bench", "docs")
 
 @pytest.fixture
 def house(root: Path, tmp_path: Path) -> Path:
-    """A folder with the Makefile and a finished environment, in which every tool succeeds and notes how it was called."""
+    """The Makefile beside a finished environment, in which every tool succeeds and tells how it was called."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(root / name, tmp_path)
     tools = tmp_path / ".venv" / "bin"
@@ -43,7 +43,7 @@ def test_the_last_line_says_what_to_do_next(house: Path, target: str) -> None:
     assert "Next: " in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("target", (*TARGETS, "demo"))
+@pytest.mark.parametrize("target", [*TARGETS, "demo"])
 def test_a_failure_fails(house: Path, target: str) -> None:
     (house / "fail").touch()
     assert make(house, target, f"ALBIREO_TEST_DATA={house}").returncode != 0
@@ -60,7 +60,7 @@ def test_real_fails_without_data(house: Path) -> None:
         done = make(house, "real", *arguments)
         assert done.returncode != 0
         assert re.search(r"There is no /\S+\. Name the folder: make real ALBIREO_TEST_DATA=FOLDER", done.stdout)
-        assert "pytest" not in done.stdout
+        assert "called: " not in done.stdout
 
 
 def test_an_old_python_is_told(house: Path) -> None:

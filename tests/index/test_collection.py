@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from albireo.index import storage
 from albireo.index.collection import Collection, Collections, StoredObject
 from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound, Unavailable
 
@@ -342,4 +343,36 @@ def test_durable_settings(file: Path) -> None:
     connection = opened.create("sky", SPACE, DIM)._connection
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    opened.close()
+
+
+def test_a_full_disk_leaves_what_was_there(sky: Collection) -> None:
+    """Simulated by SQLite's own limit of pages: nothing of the batch is kept, searching goes on."""
+    some = objects(500)
+    sky.upsert(some[:10])
+    query = some[3].vector[None]
+    before = sky.search(query, 100, space=SPACE)
+    (pages,) = sky._connection.execute("PRAGMA page_count").fetchone()
+    sky._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(Unavailable, match="storage_unavailable"):
+        sky.upsert(some)
+    assert sky.search(query, 100, space=SPACE) == before
+    sky._connection.execute("PRAGMA max_page_count = 1000000")
+    assert sky.upsert(some) == 500
+    assert sky.search(query, 1, space=SPACE)[0][0].id == some[3].id
+
+
+def test_another_writer_that_does_not_end(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.1)
+    opened = Collections(file)
+    sky = opened.create("sky", SPACE, DIM)
+    sky.upsert(objects(2))
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="storage_unavailable"):
+        sky.upsert(objects(1))
+    assert len(sky.search(np.ones((1, DIM), np.float32), 9, space=SPACE)[0]) == 2
+    other.rollback()
+    other.close()
+    assert sky.upsert(objects(1)) == 1
     opened.close()

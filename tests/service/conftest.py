@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -26,9 +27,10 @@ DIM = 16
 
 
 class ToyEngine:
-    """An Engine whose vectors are drawn from hashes of the numbers; `shift` turns its answers wrong.
+    """An Engine whose vectors are drawn from hashes of the numbers.
 
-    It reads Legacy Survey images, SDSS spectra and g, r fluxes, and refuses images brighter than 1e6.
+    `shift` turns its answers wrong, `crash` makes it fail, a closed `gate` makes it hang.
+    It reads Legacy Survey images, SDSS spectra and g, r fluxes, and refuses fluxes over 1e6.
     """
 
     name = "toy"
@@ -42,7 +44,9 @@ class ToyEngine:
 
     def __init__(self) -> None:
         self.shift = 0.0
-        self.calls = 0
+        self.crash = False
+        self.gate = threading.Event()
+        self.gate.set()
 
     def space(self, pooling: Pooling) -> str:
         return f"toy@0123456789ab:{pooling}"
@@ -61,7 +65,9 @@ class ToyEngine:
         return out
 
     def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
-        self.calls += 1
+        assert self.gate.wait(30)
+        if self.crash:
+            raise RuntimeError("secret path")
         return [self._embed(entry, pooling) for entry in tokens]
 
     def _embed(self, tokens: Tokens, pooling: Pooling) -> Embedding:

@@ -24,7 +24,7 @@ def files(*pairs: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
 def filled(client: TestClient, image: Make) -> TestClient:
     """A client with a collection `c` of the images A to F."""
     assert client.put("/v1/collections/c", json={}).status_code == 200
-    sent = files(*((f"{id}.fits", image(id, seed)) for seed, id in enumerate("ABCDEF")))
+    sent = files(*((f"{name}.fits", image(name, seed)) for seed, name in enumerate("ABCDEF")))
     answer = client.post("/v1/collections/c/objects", files=sent)
     assert answer.status_code == 200, answer.text
     body = schemas.ObjectsReply.model_validate(answer.json())
@@ -47,7 +47,9 @@ def test_put_is_idempotent_and_refuses_another_definition(client: TestClient) ->
     narrow = client.put("/v1/collections/c", json={"dim": 8})
     assert (narrow.status_code, narrow.json()["code"]) == (409, "dimension_mismatch")
     assert client.put("/v1/collections/bad name", json={}).status_code == 422
-    assert client.put("/v1/collections/c", content=b"{").status_code == 400
+    assert (
+        client.put("/v1/collections/c", content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
+    )
     assert [row["name"] for row in client.get("/v1/collections").json()["collections"]] == ["c"]
     assert client.get("/v1/collections/c").json() == first.json()
     assert client.get("/v1/collections/d").json()["code"] == "collection_unknown"
@@ -116,7 +118,9 @@ def test_the_same_file_twice_changes_nothing(filled: TestClient, image: Make) ->
 
 
 def test_one_id_with_two_measurements_in_a_request(filled: TestClient, image: Make) -> None:
-    answer = filled.post("/v1/collections/c/objects", files=files(("g.fits", image("G", 7)), ("g2.fits", image("G", 8))))
+    answer = filled.post(
+        "/v1/collections/c/objects", files=files(("g.fits", image("G", 7)), ("g2.fits", image("G", 8)))
+    )
     first, second = answer.json()["items"]
     assert (first["status"], second["status"]) == ("ok", "error")
     assert second["error"]["field"] == "id"

@@ -78,10 +78,7 @@ def test_routing_errors_are_problems(client: TestClient, method: str, path: str,
 
 
 def test_a_defect_tells_nothing_of_our_insides(client: TestClient, engine, image) -> None:
-    def broken(tokens, pooling="mean"):
-        raise RuntimeError("secret path")
-
-    engine.embed = broken
+    engine.crash = True
     answer = client.post("/v1/embed", files=[("file", ("a.fits", image("A")))])
     assert answer.status_code == 500
     assert schemas.Problem.model_validate(answer.json()).code == "internal"

@@ -38,7 +38,9 @@ def flux(**more: Any) -> dict[str, Any]:
 def test_the_three_bodies_give_the_same_embedding(client: TestClient, image: Make) -> None:
     content = image("A")
     form = items(client.post("/v1/embed", files=files(("a.fits", content))))
-    bare = items(client.post("/v1/embed?filename=a.fits", content=content, headers={"Content-Type": "application/fits"}))
+    bare = items(
+        client.post("/v1/embed?filename=a.fits", content=content, headers={"Content-Type": "application/fits"})
+    )
     stream = items(client.post("/v1/embed", content=content, headers={"Content-Type": "application/octet-stream"}))
     inputs = [{"modality": "image.legacysurvey", "b64": b64(content), "format": "fits"}]
     posted = items(client.post("/v1/embed", json={"items": [{"id": "A", "inputs": inputs}]}))
@@ -85,9 +87,7 @@ def test_one_bad_file_of_several_fails_alone(client: TestClient, image: Make, jp
 
 
 def test_an_object_that_the_engine_refuses_fails_alone(client: TestClient, image: Make) -> None:
-    good, bad = items(
-        client.post("/v1/embed", files=files(("a.fits", image("A")), ("b.fits", image("B", level=1e7))))
-    )
+    good, bad = items(client.post("/v1/embed", files=files(("a.fits", image("A")), ("b.fits", image("B", level=1e7)))))
     assert good["status"] == "ok"
     assert bad["error"]["code"] == "value_out_of_range"
     assert bad["error"]["file"] == "b.fits"
@@ -244,7 +244,9 @@ def test_more_objects_than_the_limit(client: TestClient) -> None:
 def test_options_of_the_query_reach_the_reader(client: TestClient, image: Make) -> None:
     content = image("A", BANDS=None, SURVEY=None)
     assert client.post("/v1/embed", files=files(("a.fits", content))).status_code == 422
-    stated = client.post("/v1/embed?survey=legacysurvey&bands=g,r,i,z&encoding=base64", files=files(("a.fits", content)))
+    stated = client.post(
+        "/v1/embed?survey=legacysurvey&bands=g,r,i,z&encoding=base64", files=files(("a.fits", content))
+    )
     assert isinstance(items(stated)[0]["embedding"], str)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -74,19 +73,10 @@ def test_the_known_answer_is_kept_exactly(engine, tmp_path: Path) -> None:
 
 
 def test_a_wedged_engine_does_not_wedge_the_probe(engine, core: Core, tmp_path: Path) -> None:
-    gate = threading.Event()
-    embed = engine.embed
-
-    class Wedged(type(engine)):
-        def embed(self, tokens, pooling="mean"):
-            gate.wait(30)
-            return embed(tokens, pooling)
-
-    wedged = Wedged()
-    stuck = Core(lambda: wedged, lambda: core.collections)
-    readiness = Readiness(stuck, tmp_path, fresh_seconds=0.0, wait_seconds=0.05)
+    engine.gate.clear()
+    readiness = Readiness(core, tmp_path, fresh_seconds=0.0, wait_seconds=0.05)
     assert not readiness.report().ready
-    gate.set()
+    engine.gate.set()
     readiness.start().join(20)
     assert readiness.report().ready
 

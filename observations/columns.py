@@ -1,0 +1,393 @@
+"""Tables as columns: CSV, ECSV, FITS binary tables, Parquet and VOTable become the same plain arrays.
+
+    column_names   what a table calls its columns: cheap, for telling formats apart
+    load_columns   the whole table
+
+Nothing is interpreted here. Units are what the file says, integers stay integers (ids pass 2^53), missing cells are
+marked, arrays are in native byte order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import yaml
+from astropy.io import fits
+from astropy.io.votable import parse_single_table
+from astropy.io.votable.exceptions import VOTableSpecError
+from astropy.table import Table
+from astropy.table.meta import get_header_from_yaml
+from numpy.typing import NDArray
+
+from albireo.observations.errors import BadInput, TooLarge
+from albireo.observations.observation import Bools, Doubles
+from albireo.observations.source import Source
+
+TableKind = Literal["csv", "ecsv", "fits", "parquet", "votable"]
+
+_LOOK = 1 << 16
+"""Bytes looked at to tell a text table from other text."""
+
+_SEPARATORS = (",", "\t", ";", "|")
+
+
+@dataclass(frozen=True)
+class Column:
+    """values (T,) or (T, K), native; missing (T,) True where the file has no value; unit as written, or None."""
+
+    name: str
+    values: NDArray[Any]
+    missing: Bools
+    unit: str | None = None
+
+    def numbers(self) -> Doubles:
+        """The values as float64, NaN where missing; text is an error."""
+        if self.values.dtype.kind not in "fiub":
+            raise BadInput(
+                "value_out_of_range",
+                f"column {self.name!r} holds {self.values.dtype.name}, numbers are needed",
+                field=self.name,
+                fix="write numbers, and nothing where there is none",
+            )
+        out = self.values.astype(np.float64)
+        out[self.missing] = np.nan
+        return out
+
+    def texts(self) -> list[str]:
+        """The values as stripped text, "" where missing; integers digit by digit."""
+        return [
+            "" if gone else str(value).strip()
+            for value, gone in zip(self.values.tolist(), self.missing.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A table: columns in the file's order, `meta` with lower-case names, and which HDU it came from."""
+
+    kind: TableKind
+    rows: int
+    columns: tuple[Column, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    hdu: str | None = None
+
+    def find(self, *names: str) -> Column | None:
+        """The one column with any of these names, upper or lower case alike."""
+        wanted = {name.lower() for name in names}
+        found = [column for column in self.columns if column.name.lower() in wanted]
+        if len(found) > 1:
+            raise BadInput(
+                "alias_ambiguous",
+                f"columns {', '.join(repr(c.name) for c in found)} can all be {names[0]!r}",
+                field=names[0],
+                fix=f"say which with columns: {names[0]}=<column>",
+            )
+        return found[0] if found else None
+
+    def named(self, name: str) -> Column:
+        """The column that an option names, exactly as written or, if there is one only, in another case."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        found = self.find(name)
+        if found is None:
+            raise BadInput(
+                "column_unknown",
+                f"the file has no column {name!r}",
+                field=name,
+                fix="its columns are " + ", ".join(c.name for c in self.columns),
+            )
+        return found
+
+
+def table_kind(source: Source) -> TableKind | None:
+    """Which kind of table the bytes are, or None."""
+    head = source.content[:_LOOK]
+    if head[:4] == b"PAR1":
+        return "parquet"
+    if source.is_fits:
+        return "fits"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        return "votable" if b"<VOTABLE" in head.upper() else None
+    if re.match(rb"# %ECSV", head):
+        return "ecsv"
+    return "csv" if _csv_layout(head) else None
+
+
+_NAMES: weakref.WeakKeyDictionary[Source, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def column_names(source: Source) -> tuple[str, ...]:
+    """The table's column names, () if it is no table or a damaged one; remembered per source."""
+    if source not in _NAMES:
+        try:
+            _NAMES[source] = _peek(source)
+        except (BadInput, OSError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException, VOTableSpecError):
+            # Whether the content is damaged is for the reader to say; a look at foreign bytes never fails.
+            _NAMES[source] = ()
+    return _NAMES[source]
+
+
+def lower_names(source: Source) -> frozenset[str]:
+    """The table's column names in lower case."""
+    return frozenset(name.lower() for name in column_names(source))
+
+
+def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
+    """The table; columns of `text` (lower case) are text however they look, so that "000006" stays what it is."""
+    kind = table_kind(source)
+    if kind is None:
+        raise BadInput("unknown_format", "not a table that is read here", file=source.name)
+    if kind == "fits":
+        return _load_fits(source)
+    wanted = {name.lower() for name in text}
+    try:
+        if kind == "csv":
+            return _load_csv(source, wanted)
+        if kind == "parquet":
+            return _load_parquet(source)
+        return _load_votable(source) if kind == "votable" else _load_ecsv(source)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException, yaml.YAMLError) as error:
+        raise BadInput(
+            "damaged_file", f"{kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            file=source.name, fix="write the table again",
+        ) from error  # fmt: skip
+
+
+def _csv_layout(head: bytes) -> tuple[int, str, list[str]] | None:
+    """Lines before the header, the separator and the column names, if the text is laid out as a table.
+
+    The header and the first row must have the same number of fields, and names must not be numbers.
+    """
+    if b"\x00" in head:
+        return None
+    try:
+        lines = head.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return None
+        lines = head[: error.start].decode("utf-8-sig").splitlines()
+    skip = 0
+    while skip < len(lines) and (not lines[skip].strip() or lines[skip].lstrip().startswith("#")):
+        skip += 1
+    if len(lines) < skip + 1:
+        return None
+    separator = max(_SEPARATORS, key=lines[skip].count)
+    rows = list(csv.reader(lines[skip : skip + 2], delimiter=separator))
+    names = [name.strip() for name in rows[0]]
+    if len(names) < 2 or not all(names) or any(_is_number(name) for name in names):
+        return None
+    if len(rows) > 1 and len(rows[1]) != len(names):
+        return None
+    if not all(re.fullmatch(r"[^\s{}<>\"]+( [^\s{}<>\"]+)?", name) for name in names):
+        return None
+    return skip, separator, names
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _peek(source: Source) -> tuple[str, ...]:
+    kind = table_kind(source)
+    if kind == "parquet":
+        return tuple(pyarrow.parquet.read_schema(io.BytesIO(source.content)).names)
+    if kind == "fits":
+        with fits.open(io.BytesIO(source.content), memmap=False, lazy_load_hdus=True) as hdus:
+            table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
+            return tuple(table.columns.names) if table is not None else ()
+    if kind == "votable":
+        head = source.content[: 1 << 20].decode("utf-8", "replace")
+        fields = re.findall(r"<FIELD\b[^>]*", head)
+        found = (re.search(r'\bname\s*=\s*["\']([^"\']*)', field) for field in fields)
+        return tuple(match[1] for match in found if match)
+    if kind == "ecsv":
+        for line in source.content.decode("utf-8", "replace").splitlines():
+            if line and not line.startswith("#"):
+                return tuple(next(csv.reader([line], delimiter="," if "," in line else " ")))
+        return ()
+    layout = _csv_layout(source.content[:_LOOK]) if kind == "csv" else None
+    return tuple(layout[2]) if layout else ()
+
+
+def _load_csv(source: Source, text: set[str]) -> Columns:
+    layout = _csv_layout(source.content[:_LOOK])
+    assert layout is not None
+    skip, separator, names = layout
+    _refuse_twins(names, source)
+    table = pyarrow.csv.read_csv(
+        io.BytesIO(source.content),
+        # One block, because types are inferred from the first one only.
+        read_options=pyarrow.csv.ReadOptions(
+            column_names=names, skip_rows=skip + 1, block_size=min(len(source.content) + 1, 2**31 - 1), use_threads=False
+        ),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in names if name.lower() in text},
+            null_values=["", "nan", "NaN", "NAN", "null", "NULL", "None", "--", "NA", "N/A", "masked", "<NA>"],
+            strings_can_be_null=True,
+        ),
+    )  # fmt: skip
+    return Columns("csv", table.num_rows, tuple(_arrow_column(table, name, None) for name in names))
+
+
+def _load_parquet(source: Source) -> Columns:
+    file = pyarrow.parquet.ParquetFile(io.BytesIO(source.content))
+    size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+    if size > source.limit:
+        raise TooLarge("too_large", f"{size} bytes when decompressed, the limit is {source.limit}", file=source.name)
+    table = file.read(use_threads=False)
+    _refuse_twins(table.column_names, source)
+    raw = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
+    units: dict[str, str] = {}
+    meta: dict[str, Any] = {
+        key.lower(): value.decode("utf-8", "replace")
+        for key, value in raw.items()
+        if key not in ("pandas", "ARROW:schema", "table_meta_yaml")
+    }
+    if "table_meta_yaml" in raw:  # how astropy keeps units and meta in Parquet
+        header = get_header_from_yaml(raw["table_meta_yaml"].decode().split("\n"))
+        units = {row["name"]: str(row["unit"]) for row in header["datatype"] if row.get("unit")}
+        meta |= _lower(header.get("meta") or {})
+    for item in table.schema:
+        if item.metadata and item.metadata.get(b"unit"):
+            units[item.name] = item.metadata[b"unit"].decode()
+    columns = tuple(_arrow_column(table, name, units.get(name)) for name in table.column_names)
+    return Columns("parquet", table.num_rows, columns, meta)
+
+
+def _arrow_column(table: Any, name: str, unit: str | None) -> Column:
+    """An Arrow column as numpy: integers stay integers also where some are null."""
+    chunk = table.column(name).combine_chunks()
+    if pa.types.is_dictionary(chunk.type):
+        chunk = chunk.dictionary_decode()
+    missing = np.asarray(chunk.is_null().to_numpy(zero_copy_only=False), bool)
+    kind = chunk.type
+    values: NDArray[Any]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        cells = chunk.to_pylist()
+        lengths = {len(cell) for cell in cells if cell is not None}
+        if len(lengths) == 1:
+            blank = [np.nan] * lengths.pop()
+            values = np.array([blank if cell is None else cell for cell in cells])
+        else:
+            values = np.empty(len(cells), object)
+            values[:] = cells
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        values = chunk.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False)
+    elif pa.types.is_floating(kind):
+        values = chunk.to_numpy(zero_copy_only=False)
+    elif pa.types.is_decimal(kind):
+        values = chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        values = np.array(["" if cell is None else cell for cell in chunk.to_pylist()], dtype=np.str_)
+    elif pa.types.is_null(kind):
+        values = np.full(len(chunk), np.nan)
+    else:
+        values = np.array(["" if cell is None else str(cell) for cell in chunk.to_pylist()], dtype=np.str_)
+    return Column(name, np.array(values), missing, unit)
+
+
+def _load_fits(source: Source) -> Columns:
+    """The first binary table with columns; the names of further ones stand in meta["unused_hdus"]."""
+    with source.fits() as hdus:
+        tables = [(i, hdu) for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
+        if not tables:
+            raise BadInput("unknown_format", "no binary table in the FITS file", file=source.name)
+        number, hdu = tables[0]
+        meta = _lower({card.keyword: card.value for card in hdus[0].header.cards if card.keyword})
+        meta |= _lower({card.keyword: card.value for card in hdu.header.cards if card.keyword})
+        if len(tables) > 1:
+            meta["unused_hdus"] = tuple(other.name or str(i) for i, other in tables[1:])
+        _refuse_twins(hdu.columns.names, source)
+        columns = tuple(_fits_column(hdu, item) for item in hdu.columns)
+        return Columns("fits", len(hdu.data), columns, meta, hdu.name or str(number))
+
+
+def _fits_column(hdu: Any, item: Any) -> Column:
+    values = np.asarray(hdu.data[item.name])
+    missing = np.zeros(len(values), bool)
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "ascii", "replace")
+    if values.dtype.kind == "U":
+        values = np.char.strip(values)
+        missing = values == "" if values.ndim == 1 else missing
+    elif values.dtype.kind in "iu" and item.null is not None and values.ndim == 1:
+        missing = values == item.null
+    return Column(item.name, np.array(values, dtype=values.dtype.newbyteorder("=")), missing, item.unit or None)
+
+
+def _load_votable(source: Source) -> Columns:
+    """Entities and document types are refused: they can name other files and grow without bound."""
+    upper = source.content.upper()
+    if b"<!DOCTYPE" in upper or b"<!ENTITY" in upper:
+        raise BadInput(
+            "entities_refused", "the XML declares a document type or entities", file=source.name,
+            fix="write the VOTable without them",
+        )  # fmt: skip
+    table = parse_single_table(io.BytesIO(source.content), verify="ignore").to_table(use_names_over_ids=True)
+    return _from_astropy("votable", table, source)
+
+
+def _load_ecsv(source: Source) -> Columns:
+    return _from_astropy("ecsv", Table.read(source.text().splitlines(), format="ascii.ecsv"), source)
+
+
+def _from_astropy(kind: TableKind, table: Any, source: Source) -> Columns:
+    _refuse_twins(table.colnames, source)
+    columns = []
+    for name in table.colnames:
+        item = table[name]
+        unit = str(item.unit) if getattr(item, "unit", None) is not None and str(item.unit) else None
+        if hasattr(item, "mjd"):  # an astropy Time column: its numbers are ours to choose
+            item, unit = np.asarray(item.mjd, np.float64), "d"
+        elif not hasattr(item, "dtype"):
+            continue  # a mixin without plain values, such as SkyCoord
+        mask = np.asarray(getattr(item, "mask", np.zeros(len(item), bool)))
+        values = np.asarray(getattr(item, "data", item))
+        if isinstance(values, np.ma.MaskedArray):
+            values = values.data
+        missing = mask.reshape(len(values), -1).all(axis=1) if mask.ndim > 1 else mask
+        if values.dtype.kind == "O" and all(isinstance(cell, (str, bytes)) or cell is None for cell in values.flat):
+            values = np.array(["" if cell is None else _text(cell) for cell in values.tolist()], dtype=np.str_)
+        if values.dtype.kind == "S":
+            values = np.char.decode(values, "utf-8", "replace")
+        if values.dtype.kind == "f" and mask.shape == values.shape and mask.any():
+            values = np.where(mask, np.nan, values)
+        columns.append(
+            Column(name, np.array(values, dtype=values.dtype.newbyteorder("=")), np.array(missing, bool), unit)
+        )
+    return Columns(kind, len(table), tuple(columns), _lower(table.meta))
+
+
+def _text(cell: str | bytes) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
+
+
+def _lower(meta: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key).lower(): value for key, value in meta.items()}
+
+
+def _refuse_twins(names: Iterable[str], source: Source) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BadInput(
+                "alias_ambiguous", f"two columns are called {name!r}", file=source.name, field=name,
+                fix="give each column a name of its own",
+            )  # fmt: skip
+        seen.add(name)

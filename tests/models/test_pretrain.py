@@ -1,0 +1,185 @@
+"""Masking and training: what is shown is never asked for, a padded batch is its members, a stopped run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albireo.models import mini
+from albireo.models.codec_training import Schedule, train_codec
+from albireo.models.masking import Budget, Split, split
+from albireo.models.neighbours import agreement, paired_bootstrap
+from albireo.models.pretrain import batch_loss
+from albireo.models.stages import load_state, save_state
+from albireo.models.transformer import Transformer, TransformerConfig
+from albireo.tokenizers.checkpoint import TokenSpec
+
+SPECS = {
+    "tok_image": TokenSpec(9, 20),
+    "tok_spectrum_desi": TokenSpec(12, 30),
+    "tok_flux_g": TokenSpec(1, 16),
+    "tok_flux_r": TokenSpec(1, 16),
+    "tok_z": TokenSpec(1, 8),
+}
+INPUTS, OUTPUTS = ["tok_image", "tok_spectrum_desi", "tok_flux_g", "tok_flux_r"], list(SPECS)
+
+
+def objects(n: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(4)
+    out = []
+    for i in range(n):
+        keys = [k for j, k in enumerate(SPECS) if (i + j) % 3 or k == "tok_flux_g"]
+        out.append({k: rng.integers(0, SPECS[k].vocab_size, SPECS[k].n_tokens).astype(np.int32) for k in keys})
+    return out
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    config = TransformerConfig.from_json(
+        mini.TRANSFORMER | {"dim": 32, "num_heads": 2, "encoder_depth": 2, "decoder_depth": 1}
+    )
+    model = Transformer(config, {k: SPECS[k] for k in INPUTS}, {k: SPECS[k] for k in OUTPUTS})
+    grids = {k: (s.n_tokens, 1) for k, s in SPECS.items()}
+    model.initialise(grids, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    return model
+
+
+@given(st.integers(0, 2**31), st.integers(4, 24), st.integers(1, 12), st.integers(0, 5))
+@settings(max_examples=200, deadline=None)
+def test_what_is_shown_is_never_asked_for(seed: int, inputs: int, targets: int, which: int) -> None:
+    ids = objects(6)[which]
+    got = split(ids, INPUTS, OUTPUTS, Budget(inputs, targets), np.random.default_rng(seed))
+    assert 1 <= sum(map(len, got.shown.values())) <= inputs
+    assert sum(map(len, got.asked.values())) <= targets
+    for key, at in got.asked.items():
+        assert not set(at) & set(got.shown.get(key, []))
+    for part in (got.shown, got.asked):
+        for key, at in part.items():
+            assert list(at) == sorted(set(at))
+            assert 0 <= at[0] <= at[-1] < len(ids[key])
+    assert "tok_z" not in got.shown
+
+
+def test_small_budgets_reach_everything() -> None:
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(300):
+        got = split(objects(6)[1], INPUTS, OUTPUTS, Budget(24, 12).draw(rng), rng)
+        seen |= {(key, int(at)) for key, places in got.shown.items() for at in places}
+    expected = {(k, i) for k in objects(6)[1] if k in INPUTS for i in range(SPECS[k].n_tokens)}
+    assert seen == expected
+
+
+def test_a_padded_batch_is_its_members(model: Transformer) -> None:
+    """The loss of a padded, masked batch equals the one from every object alone, without padding."""
+    batch = objects(5)
+    rng = np.random.default_rng(1)
+    splits = [split(ids, INPUTS, OUTPUTS, Budget(20, 10), rng) for ids in batch]
+    with torch.no_grad():
+        found = batch_loss(model, batch, splits)
+        expected = slow_loss(model, batch, splits)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def slow_loss(model: Transformer, batch: list[dict[str, np.ndarray]], splits: list[Split]) -> torch.Tensor:
+    per_key: dict[str, list[torch.Tensor]] = {}
+    for ids, one in zip(batch, splits, strict=True):
+        values, places = [], []
+        for key in INPUTS:
+            if key in one.shown:
+                at = torch.as_tensor(one.shown[key])
+                value, place = model.encoder_embeddings[key](torch.as_tensor(ids[key].astype(np.int64))[None])
+                values.append(value[:, at])
+                places.append(place[:, at])
+        context = model.encode(torch.cat(values, 1), torch.cat(places, 1))
+        for key, at in one.asked.items():
+            states = model.decode_states(model.queries(key)[:, torch.as_tensor(at)], context, uniform=False)
+            logits = model.decoder_embeddings[key].to_logits(states)[0]
+            per_key.setdefault(key, []).append(
+                F.cross_entropy(logits, torch.as_tensor(ids[key][at].astype(np.int64)), reduction="none")
+            )
+    return torch.stack([torch.cat(losses).mean() for losses in per_key.values()]).mean()
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    data = [torch.randn(40, 6, generator=torch.Generator().manual_seed(2))]
+
+    def fresh() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Linear(6, 6)
+
+    def loss(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return ((module(x) - x) ** 2).mean()
+
+    whole, first, second = fresh(), fresh(), fresh()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train_codec("m", whole, loss, data, Schedule(400, 8, 1e-2, 10), tmp_path / "a", 7)
+    train_codec("m", first, loss, data, Schedule(400, 8, 1e-2, 10), tmp_path / "b", 7)
+    state = tmp_path / "b" / "m.pt.safetensors"
+    optimiser = torch.optim.AdamW(second.parameters())
+    assert load_state(state, second, optimiser) == 400
+    for a, b, c in zip(whole.parameters(), first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    # Stop after 200 steps (a validation saves there), then resume from the file.
+    (tmp_path / "c").mkdir()
+    stopped = fresh()
+
+    class Stop(Exception):
+        pass
+
+    calls = 0
+
+    def stopping(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 250:
+            raise Stop
+        return loss(module, x)
+
+    with pytest.raises(Stop):
+        train_codec("m", stopped, stopping, data, Schedule(400, 8, 1e-2, 10), tmp_path / "c", 7)
+    resumed = fresh()
+    train_codec("m", resumed, loss, data, Schedule(400, 8, 1e-2, 10), tmp_path / "c", 7)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_state_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(module.parameters())
+    path = tmp_path / "m.safetensors"
+    assert load_state(path, module, optimiser) == 0
+    save_state(path, module, optimiser, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+    assert load_state(path, module, optimiser) == 3
+
+
+def test_agreement_does_not_count_the_object_itself() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array(["a", "b"] * 30)
+    vectors = np.where(labels[:, None] == "a", [1.0, 0.0], [0.0, 1.0]) + rng.normal(0, 0.01, (60, 2))
+    redshift = np.where(labels == "a", 0.1, 2.0)
+    scores = agreement(vectors.astype(np.float32), labels, redshift)
+    assert scores.label.mean() == scores.redshift.mean() == 1.0
+    alone = np.array([f"unique-{i}" for i in range(60)])
+    assert agreement(vectors.astype(np.float32), alone, np.arange(60.0)).label.max() == 0.0
+    assert agreement(vectors.astype(np.float32), alone, np.arange(60.0)).redshift.max() == 0.0
+
+
+def test_bootstrap_interval_holds_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    ours = rng.normal(0.3, 1.0, 400)
+    low, high = paired_bootstrap(ours, np.zeros(400), draws=2000)
+    assert low < ours.mean() < high
+    assert 0.15 < high - low < 0.25
