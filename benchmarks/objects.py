@@ -112,7 +112,9 @@ def main() -> None:
     print(f"{'':15}{'tokens':>8}{'read ms':>10}{'tokenize ms':>13}{'encode ms':>11}")
     for kind, row in rows.items():
         print(f"{kind:15}{row['tokens']:8.0f}{row['read_ms']:10.1f}{row['tokenize_ms']:13.1f}{row['encode_ms']:11.1f}")
-    print(f"1,000 photometry-only objects: tokenize {thousand['tokenize_s']:.2f} s, encode {thousand['encode_s']:.2f} s")
+    print(
+        f"1,000 photometry-only objects: tokenize {thousand['tokenize_s']:.2f} s, encode {thousand['encode_s']:.2f} s"
+    )
     print(f"GEMM probe {before:.0f} -> {after:.0f} GFLOP/s" + ("" if steady else ": unsteady, the figures are void"))
 
 

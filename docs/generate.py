@@ -22,14 +22,28 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 TREE = (
-    *("Makefile", "pyproject.toml", "constraints.txt", "Dockerfile", "docker-compose.yml", ".ci", "observations"),
-    *("tokenizers", "models", "index", "service", "docs", "deploy", "benchmarks", "examples"),
+    *("Makefile", "pyproject.toml", "constraints.txt", "Dockerfile", ".dockerignore", "docker-compose.yml", ".ci"),
+    *("observations", "tokenizers", "models", "index", "service", "deploy", "docs", "benchmarks", "examples"),
+    *("CHANGELOG.md", "LICENSE"),
 )
 """Files and folders of the tree, in reading order."""
 
 NOTES = {
     "pyproject.toml": "the package, its dependencies with a reason each, settings of the tools",
+    "Dockerfile": "the images `cpu` and `cuda`",
+    "docker-compose.yml": "the service and Redis on one machine",
     ".ci/run": "what must pass, from a clean clone",
+    "deploy/README.md": "how to run it in containers",
+    "docs/architecture.md": "folders, the way of a request, what is promised",
+    "docs/conventions.md": "axes, units, decisions, QA flags",
+    "docs/errors.md": "classes and codes of errors (generated)",
+    "docs/formats.md": "the files that are read, the options of reading (generated)",
+    "docs/install.md": "the environment, torch, the extras",
+    "docs/log.md": "experiments and what came of them",
+    "docs/modalities.md": "the table of modalities (generated)",
+    "docs/settings.md": "environment variables of the service (generated)",
+    "CHANGELOG.md": "what changed, by version",
+    "LICENSE": "MIT",
     "models/albireo-mini": "the checkpoint in the package",
     "observations/samples": "simulated sample files, for the demo",
     "tests": "by folder; tests/house holds this house up",

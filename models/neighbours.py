@@ -30,6 +30,9 @@ from albireo.tokenizers.checkpoint import MINI
 Matrix = NDArray[np.float32]
 K = 10
 DZ = 0.05
+SPECTRUM_GRID = 3500.0 + 0.8 * np.arange(8704)
+"""Angstrom: the grid of the spectrum tokenizer, averaged by 4 for the rival."""
+
 HELD_OUT, RIVAL_TRAINING = 900_001, 900_002
 """Shard numbers that no training stage reaches."""
 
@@ -91,7 +94,7 @@ def raw_blocks(engine: TorchEngine, observations: Sequence[Observation]) -> dict
     """Per modality (n, features): arcsinh-scaled inputs, NaN where the object does not have it."""
     blocks: dict[str, Matrix] = {}
     for key in engine.inputs:
-        row, tokenizer = MODALITIES[key], engine.bank[key]
+        row = MODALITIES[key]
         features = {"image": len(row.bands) * 96 * 96 // 4, "spectrum": 8704 // 4}.get(row.kind, 1)
         block = np.full((len(observations), features), np.nan, np.float32)
         for i, observation in enumerate(observations):
@@ -100,7 +103,7 @@ def raw_blocks(engine: TorchEngine, observations: Sequence[Observation]) -> dict
                 small = payload.flux.reshape(len(payload.bands), 48, 2, 48, 2).mean(axis=(2, 4))
                 block[i] = np.arcsinh(small / 0.01).ravel()
             elif isinstance(payload, Spectrum):
-                grid = tokenizer.latent_grid.wavelength.numpy()
+                grid = SPECTRUM_GRID
                 good = ~payload.mask
                 flux = np.interp(grid, payload.wavelength[good], payload.flux[good], left=0, right=0)
                 block[i] = np.arcsinh(flux.reshape(-1, 4).mean(axis=1))

@@ -34,11 +34,12 @@ from albireo.models.masking import Budget, Split, split
 from albireo.models.stages import Progress, load_state, save_state
 from albireo.models.transformer import Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Coefficients, Image, Observation, Scalar, Spectrum
+from albireo.observations.observation import Image, Observation, Scalar, Spectrum
 from albireo.observations.sky import simulate
 from albireo.tokenizers.bank import TokenizerBank, as_row, build
 from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS, TokenSpec
 from albireo.tokenizers.image import ImageTokenizer
+from albireo.tokenizers.quantizers import LinearQuantizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
 
@@ -82,7 +83,8 @@ def train_codecs(recipe: Recipe, state: Path) -> TokenizerBank:
         for key, tokenizer in scalars.items():
             assert isinstance(tokenizer, ScalarTokenizer | CoefficientsTokenizer)
             if key != "tok_z":
-                tokenizer.quantizer.fit(torch.tensor(values[key]))  # type: ignore[union-attr]
+                assert not isinstance(tokenizer.quantizer, LinearQuantizer)
+                tokenizer.quantizer.fit(torch.tensor(values[key]))
                 save_file({k: v.numpy() for k, v in tokenizer.state_dict().items()}, state / f"{key}.safetensors")
         train_codec("image", image, image_loss, image_arrays(image, images), recipe.image, state, recipe.seed)
         arrays = [spectrum_arrays(spectrum, spectra)]
@@ -169,7 +171,9 @@ def load_tokens(paths: Sequence[Path]) -> list[dict[str, NDArray[np.int32]]]:
     return objects
 
 
-def batch_loss(model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int32]]], splits: Sequence[Split]) -> Tensor:
+def batch_loss(
+    model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int32]]], splits: Sequence[Split]
+) -> Tensor:
     """Cross entropy, averaged over the tokens of a modality and then over modalities, of a padded batch."""
     dim = model.config.dim
     lengths = [sum(map(len, one.shown.values())) for one in splits]
@@ -182,7 +186,7 @@ def batch_loss(model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int
     for key in model.encoder_embeddings:
         rows, at, ids = _gather(key, [one.shown for one in splits], objects)
         if len(rows):
-            embedding = model.encoder_embeddings[key]
+            embedding = model.input(key)
             value_parts.append(embedding.token_emb(ids))
             place_parts.append(embedding.pos_emb[0, at] + embedding.mod_emb[0])
             slots.append(_slots(key, list(model.encoder_embeddings), [one.shown for one in splits]))
@@ -208,8 +212,7 @@ def batch_loss(model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int
     alike = (kind[:, :, None] == kind[:, None, :])[:, None]
     states = model.decode_states(queries, context, uniform=False, mask=alike, xmask=mask).flatten(0, 1)
     losses = [
-        F.cross_entropy(model.decoder_embeddings[key].to_logits(states[at]).float(), ids)
-        for key, (at, ids) in wanted.items()
+        F.cross_entropy(model.target(key).to_logits(states[at]).float(), ids) for key, (at, ids) in wanted.items()
     ]
     return torch.stack(losses).mean()
 

@@ -69,7 +69,8 @@ class TorchEngine:
     def _tokenize(self, observation: Observation) -> Tokens:
         if not observation.data:
             raise BadInput("nothing_to_embed", f"object {observation.id!r} has no modality", field=observation.id)
-        ids, flags = {}, []
+        ids: dict[str, np.ndarray] = {}
+        flags: list[str] = []
         for key in MODALITIES:
             if key in observation.data:
                 payload = observation.data[key]

@@ -159,7 +159,8 @@ def _normed(module: nn.Module, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 def _split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """(B, N, parts * D) -> parts x (B, heads, N, D / heads)."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    out: tuple[Tensor, ...] = x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return out
 
 
 def _join(x: Tensor) -> Tensor:
@@ -245,11 +246,11 @@ class Transformer(nn.Module):
             self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.dim))
         # One modality embedding serves both sides.
         for key in inputs.keys() & outputs.keys():
-            self.decoder_embeddings[key].mod_emb = self.encoder_embeddings[key].mod_emb
+            self.target(key).mod_emb = self.input(key).mod_emb
 
     def embed(self, ids: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """ids[key] (B, n_key) -> values and places (B, N, D), concatenated in the order of `ids`."""
-        parts = [self.encoder_embeddings[key](tensor) for key, tensor in ids.items()]
+        parts = [self.input(key)(tensor) for key, tensor in ids.items()]
         values = torch.cat([value for value, _ in parts], dim=1)
         places = torch.cat([place for _, place in parts], dim=1)
         return values, places.expand(len(values), -1, -1)
@@ -278,13 +279,23 @@ class Transformer(nn.Module):
             split = dict(zip(queries, states.split(sizes, dim=1), strict=True))
         else:
             split = {key: self.decode_states(query, context, uniform=False) for key, query in queries.items()}
-        return {key: self.decoder_embeddings[key].to_logits(state) for key, state in split.items()}
+        return {key: self.target(key).to_logits(state) for key, state in split.items()}
 
     def queries(self, key: str) -> Tensor:
         """(1, n_key, D): what the decoder is asked, without a value."""
-        target = self.decoder_embeddings[key]
-        assert isinstance(target, TargetEmbedding)
-        return self.mask_token + target.pos_emb + target.mod_emb
+        return self.mask_token + self.target(key).pos_emb + self.target(key).mod_emb
+
+    def input(self, key: str) -> TokenEmbedding:
+        """The embedding of an input modality."""
+        embedding = self.encoder_embeddings[key]
+        assert isinstance(embedding, TokenEmbedding)
+        return embedding
+
+    def target(self, key: str) -> TargetEmbedding:
+        """The embedding and output layer of a target modality."""
+        embedding = self.decoder_embeddings[key]
+        assert isinstance(embedding, TargetEmbedding)
+        return embedding
 
     def decode_states(
         self, x: Tensor, context: Tensor, *, uniform: bool, mask: Tensor | None = None, xmask: Tensor | None = None
@@ -308,6 +319,7 @@ class Transformer(nn.Module):
                 parameter.normal_(std=0.02, generator=generator)
             elif name.endswith("bias"):
                 parameter.zero_()
-        for table in (self.encoder_embeddings, self.decoder_embeddings):
-            for key, embedding in table.items():
-                embedding.pos_emb.copy_(sincos_positions(*grids[key], self.config.dim))
+        for key in self.encoder_embeddings:
+            self.input(key).pos_emb.copy_(sincos_positions(*grids[key], self.config.dim))
+        for key in self.decoder_embeddings:
+            self.target(key).pos_emb.copy_(sincos_positions(*grids[key], self.config.dim))

@@ -16,17 +16,17 @@ import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-import yaml
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from astropy.io.votable.exceptions import VOTableSpecError
 from astropy.table import Table
-from astropy.table.meta import get_header_from_yaml
+from astropy.table.meta import YamlParseError, get_header_from_yaml
 from numpy.typing import NDArray
 
 from albireo.observations.errors import BadInput, TooLarge
@@ -157,7 +157,16 @@ def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
         if kind == "parquet":
             return _load_parquet(source)
         return _load_votable(source) if kind == "votable" else _load_ecsv(source)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        pa.ArrowException,
+        YamlParseError,
+        ExpatError,
+    ) as error:
         raise BadInput(
             "damaged_file", f"{kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             file=source.name, fix="write the table again",

@@ -20,7 +20,7 @@ def check_mjd(time: Doubles, field: str) -> None:
     if bad.any():
         raise BadInput(
             "time_unit",
-            f"{field} = {time[bad][0]!r} cannot be a Modified Julian Date in days",
+            f"{field} = {float(time[bad][0])!r} cannot be a Modified Julian Date in days",
             field=field,
             fix="give MJD; a Julian Date is converted if its column is called jd",
         )
@@ -32,7 +32,7 @@ def mjd_from_jd(time: Doubles, field: str) -> Doubles:
     if bad.any():
         raise BadInput(
             "time_unit",
-            f"{field} = {time[bad][0]!r} cannot be a Julian Date in days",
+            f"{field} = {float(time[bad][0])!r} cannot be a Julian Date in days",
             field=field,
             fix="call the column mjd if it is one",
         )

@@ -40,6 +40,7 @@ CODES: dict[str, str] = {
     "column_unknown": "an option names a column that the file does not have",
     "option_invalid": "an option has a value that it cannot have",
     "statement_conflict": "two statements about one thing, in the file or in the options, disagree",
+    "entities_refused": "XML with a document type or entities, which are never resolved",
     "pickle_refused": "pickled Python objects, which are never loaded",
     # images
     "image_too_small": "the image has fewer pixels than the model reads",
@@ -62,6 +63,8 @@ CODES: dict[str, str] = {
     # values
     "value_out_of_range": "a value that cannot occur",
     "value_missing": "a value that was asked for is absent",
+    "id_inexact": "ids stored as floating-point numbers, which lose digits",
+    "id_duplicate": "several objects of a file have the same id",
     # models and tokens
     "modality_unknown": "no such modality in the table",
     "model_unknown": "no such model is loaded",

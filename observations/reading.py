@@ -1,7 +1,7 @@
 """Files in, observations out: the format is told by content, and a bad object or file fails alone.
 
-    FORMATS     the table of formats, in the order they are tried
-    read_files  what the doors call
+FORMATS     the table of formats, in the order they are tried
+read_files  what the doors call
 """
 
 from __future__ import annotations
@@ -94,10 +94,8 @@ def read_files(sources: Sequence[Source], options: ReadOptions | None = None) ->
     owner: dict[int, int] = {}
     for i, row in enumerate(kinds):
         if isinstance(row, Format):
-            partners[i] = [
-                j for j, other in enumerate(sources) if j != i and row.completes(sources[i], other, options)
-            ]
-            owner.update({j: i for j in partners[i]})
+            partners[i] = [j for j, other in enumerate(sources) if j != i and row.completes(sources[i], other, options)]
+            owner.update(dict.fromkeys(partners[i], i))
     reports = []
     for i, (source, row) in enumerate(zip(sources, kinds, strict=True)):
         if isinstance(row, AlbireoError):

@@ -57,9 +57,9 @@ PASSBANDS = {
 GAIA_ZERO_POINT = {"GAIA-G": 25.8010, "GAIA-BP": 25.3540, "GAIA-RP": 25.1040}
 """AB magnitude of 1 electron / s (Gaia DR3 documentation)."""
 
-PHOTOMETRIC_GRID: Doubles = np.geomspace(3300.0, 56000.0, 4000)
-DESI_GRID: Doubles = 3600.0 + 0.8 * np.arange(7781)
-SDSS_GRID: Doubles = 10.0 ** (3.5797 + 1e-4 * np.arange(3853))
+PHOTOMETRIC_GRID: Doubles = np.geomspace(3300.0, 56000.0, 4000).astype(np.float64)
+DESI_GRID: Doubles = 3600.0 + 0.8 * np.arange(7781, dtype=np.float64)
+SDSS_GRID: Doubles = 10.0 ** (3.5797 + 1e-4 * np.arange(3853, dtype=np.float64))
 FOREST_GRID: Doubles = np.arange(600.0, 1217.0, 0.5)
 """Rest wavelengths of the Lyman-alpha clouds: the forest of an object is the same on every grid."""
 
@@ -331,9 +331,7 @@ def _spectrum(
     )
 
 
-def _hsc(
-    truth: Truth, photometry: dict[str, float], shape: Shape, rng: np.random.Generator
-) -> dict[str, Payload]:
+def _hsc(truth: Truth, photometry: dict[str, float], shape: Shape, rng: np.random.Generator) -> dict[str, Payload]:
     data: dict[str, Payload] = {"tok_image_hsc": _image("tok_image_hsc", photometry, shape, rng)}
     for band in "grizy":
         name = f"HSC-{band.upper()}"

@@ -20,7 +20,7 @@ SKY = {"legacysurvey": (0.0022, 0.0035, 0.006, 0.0103), "hsc": (0.0005, 0.0007, 
 
 EXPONENTIAL = ((0.30, 0.045), (1.18, 0.14), (4.34, 0.46), (6.00, 1.50))
 DE_VAUCOULEURS = ((2.45, 0.012), (2.84, 0.068), (4.46, 0.287), (5.72, 1.333), (5.61, 8.40))
-"""(weight, variance in units of the half-light radius squared) of Gaussians, after Hogg & Lang (2013, PASP 125, 719)."""
+"""(weight, variance in half-light radii squared) of Gaussians, after Hogg & Lang (2013, PASP 125, 719)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Text for the terminal: what was read, errors with their place and fix, neighbours; progress. Imports nothing heavy."""
+"""Text for the terminal: what was read, errors with place and fix, neighbours; progress. Imports nothing heavy."""
 
 from __future__ import annotations
 

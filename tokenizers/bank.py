@@ -82,7 +82,7 @@ class TokenizerBank(Mapping[str, Tokenizer[Any]]):
 def build(row: Modality, config: Mapping[str, Any]) -> Tokenizer[Any]:
     """A tokenizer of random weights from its configuration."""
     try:
-        return KINDS[row.kind](row, dict(config))  # type: ignore[call-arg]
+        return KINDS[row.kind](row, dict(config))
     except (KeyError, TypeError, ValueError) as error:
         raise BadCheckpoint("checkpoint_invalid", f"codec configuration: {error!r}", field=row.key) from error
 

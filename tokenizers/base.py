@@ -13,17 +13,21 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from albireo.observations.modalities import Modality
+
 P = TypeVar("P")
 
 
 class Tokenizer(nn.Module, Generic[P]):
     """One tokenizer of a checkpoint.
 
+    row         the modality whose payloads it reads
     n_tokens    tokens of one object
     vocab_size  number of different tokens
     grid        (height, width) of the tokens for their position embedding; height * width = n_tokens
     """
 
+    row: Modality
     n_tokens: int
     vocab_size: int
     grid: tuple[int, int]
@@ -57,4 +61,5 @@ class Tokenizer(nn.Module, Generic[P]):
     @property
     def device(self) -> torch.device:
         """Where the buffers and weights are."""
-        return next(iter(self.state_dict().values())).device
+        tensor: Tensor = next(iter(self.state_dict().values()))
+        return tensor.device

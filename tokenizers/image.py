@@ -1,4 +1,4 @@
-"""The image tokenizer: cutouts of any subset of nine bands to a grid of FSQ codes (arXiv 2510.17960, section on images).
+"""The image tokenizer: cutouts of any subset of nine bands to a grid of FSQ codes (arXiv 2510.17960).
 
 Module names follow AION-1's published files. File order is data order: scale, project bands, encode, quantize.
 """
@@ -68,12 +68,11 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         hidden = max(16, dim // 2)
         self.to_k = nn.Conv2d(dim, 1, 1)
-        self.net = nn.Sequential(
-            nn.Conv2d(dim, hidden, 1), nn.LeakyReLU(0.1), nn.Conv2d(hidden, dim, 1), nn.Sigmoid()
-        )
+        self.net = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.LeakyReLU(0.1), nn.Conv2d(hidden, dim, 1), nn.Sigmoid())
         # Closed gates: at the start a residual unit is the identity.
         last = self.net[2]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, -10.0)
 
@@ -204,8 +203,7 @@ class ImageTokenizer(Tokenizer[Image]):
         if not np.isfinite(payload.flux).all():
             raise BadInput("not_finite", "a pixel is not finite", field=name, fix="mask it and set it to 0")
         clipped = any(
-            bool((np.abs(plane) > CLAMP[band]).any())
-            for plane, band in zip(payload.flux, payload.bands, strict=True)
+            bool((np.abs(plane) > CLAMP[band]).any()) for plane, band in zip(payload.flux, payload.bands, strict=True)
         )
         return ("flux_clipped",) if clipped else ()
 

@@ -12,7 +12,7 @@ Buffers carry the names of AION-1's published files. Codes are int64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class FiniteScalarQuantizer(nn.Module):
     """Rounds each of d bounded latent numbers to `levels[i]` values; the first varies fastest in the code."""
 
     levels: Tensor
+    basis: Tensor
 
     def __init__(self, levels: Sequence[int], eps: float = 1e-3) -> None:
         super().__init__()
@@ -151,7 +152,7 @@ class ReservoirQuantizer(nn.Module):
         return SCALES[self.scale][0](x)
 
 
-SCALES = {
+SCALES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "linear": (torch.Tensor.clone, torch.Tensor.clone),
     "log": (torch.log, torch.exp),
     "arcsinh": (torch.arcsinh, torch.sinh),

@@ -7,6 +7,7 @@ Follows AION-1 (arXiv 2510.17960): normalise, resample to a fixed grid, ConvNeXt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ class GlobalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return self.gamma * (x * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))) + self.beta + x
+        out: Tensor = self.gamma * (x * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))) + self.beta + x
+        return out
 
 
 class ConvNextBlock(nn.Module):
@@ -77,7 +79,7 @@ class ConvNextEncoder(nn.Module):
         self.downsample_layers = nn.ModuleList(
             [nn.Sequential(nn.Conv1d(2, dims[0], 4, stride=4), ChannelNorm(dims[0]))]
         )
-        for narrow, wide in zip(dims[:-1], dims[1:], strict=True):
+        for narrow, wide in pairwise(dims):
             self.downsample_layers.append(nn.Sequential(ChannelNorm(narrow), nn.Conv1d(narrow, wide, 2, stride=2)))
         self.stages = _stages(depths, dims)
         self.norm = ChannelNorm(dims[-1])
@@ -98,7 +100,7 @@ class ConvNextDecoder(nn.Module):
         self.upsample_layers = nn.ModuleList(
             [nn.Sequential(nn.ConvTranspose1d(latent, dims[0], 2, stride=2), ChannelNorm(dims[0]))]
         )
-        for i, (wide, narrow) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+        for i, (wide, narrow) in enumerate(pairwise(dims)):
             stride = 2 if i < len(dims) - 2 else 4
             up = nn.ConvTranspose1d(wide, narrow, stride, stride=stride)
             self.upsample_layers.append(nn.Sequential(ChannelNorm(wide), up))
@@ -190,9 +192,7 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
             latent, config.get("decoder_depths", (3, 3, 9, 3)), config.get("decoder_dims", (384, 192, 96, 1))
         )
         self.normalization_quantizer = LinearQuantizer(size, (low, high))
-        self.latent_grid = LatentGrid(
-            config.get("lambda_min", 3500.0), config.get("resolution", 0.8), num_pixels
-        )
+        self.latent_grid = LatentGrid(config.get("lambda_min", 3500.0), config.get("resolution", 0.8), num_pixels)
         self.pre_quant_norm = nn.LayerNorm(latent)
         self.quant_conv = nn.Conv1d(latent, bits, 1)
         self.post_quant_conv = nn.Conv1d(bits, latent, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +93,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, codecs: dict[type, torch.nn
                      id="registers"),
     ],
 )  # fmt: skip
-def pair(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[AION, TorchEngine]]:
+def pair(request: pytest.FixtureRequest, folder: Path) -> tuple[AION, TorchEngine]:
     torch.manual_seed(3)
     model = AION(config(**request.param))
     scaled(model, 2.0)
     model.save_pretrained(folder)
-    yield model, TorchEngine.open(folder)
+    return model, TorchEngine.open(folder)
 
 
 def wavelength(key: str) -> np.ndarray:
