@@ -233,9 +233,7 @@ def _ztf_epoch(row: Record) -> _Epoch:
     limit = _number(row, "diffmaglim") if row.get("diffmaglim") is not None else math.nan
     if magnitude is None:
         return _Epoch(time, band, math.nan, math.nan, ZTF_ZERO_POINT, False, limit)
-    sign = {"t": 1.0, "1": 1.0, "true": 1.0, "f": -1.0, "0": -1.0, "false": -1.0}.get(
-        str(row.get("isdiffpos")).lower()
-    )
+    sign = {"t": 1.0, "1": 1.0, "true": 1.0, "f": -1.0, "0": -1.0, "false": -1.0}.get(str(row.get("isdiffpos")).lower())
     if sign is None:
         raise BadInput(
             "value_out_of_range", f"isdiffpos = {row.get('isdiffpos')!r}", field="isdiffpos", fix="t or 1, f or 0"

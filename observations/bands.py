@@ -39,8 +39,8 @@ FILTERS: tuple[Filters, ...] = (
             ("ps1", "ps1md", "panstarrs", "panstarrs1", "foundation"), ("ps1", "panstarrs1", "panstarrs")),
     Filters("DES", _same("ugrizY") | {"y": "Y"}, "AB", ("des", "decam", "dessn", "dessn5yr"), ("des", "decam")),
     Filters("SDSS", _same("ugriz"), "AB", ("sdss", "sdssii", "sdsssn"), ("sdss",)),
-    Filters("LSST", _same("ugrizy") | {"Y": "y"}, "AB", ("lsst", "rubin", "plasticc", "elasticc", "lsstcam"), ("lsst",)),
-    Filters("ZTF", _same("gri"), "AB", ("ztf", "p48"), ("ztf",)),
+    Filters("LSST", _same("ugrizy") | {"Y": "y"}, "AB", ("lsst", "rubin", "plasticc", "elasticc"), ("lsst",)),
+    Filters("ZTF", _same("gri"), "AB", ("ztf",), ("ztf",)),
     Filters("HSC", _same("grizy") | {"Y": "y"}, "AB", ("hsc", "hypersuprimecam"), ("hsc",)),
     Filters("ATLAS", _same("co") | {"cyan": "c", "orange": "o"}, "AB", ("atlas",), ("atlas",)),
     Filters("Bessell", _same("UBVRI"), None, ("bessell", "johnson", "cousins", "johnsoncousins"), ("bessell",)),
@@ -48,7 +48,7 @@ FILTERS: tuple[Filters, ...] = (
     Filters("WISE", {"W1": "W1", "W2": "W2", "W3": "W3", "W4": "W4"}, None, ("wise", "unwise", "neowise"), ("wise",)),
     Filters("Gaia", {"G": "G", "BP": "BP", "RP": "RP"}, None, ("gaia", "gaiadr2", "gaiadr3"), ("gaia",)),
     Filters("GALEX", {"NUV": "NUV", "FUV": "FUV"}, "AB", ("galex",), ("galex",)),
-    Filters("Swift", {b: b for b in ("UVW1", "UVW2", "UVM2")}, None, ("swift", "uvot"), ("swift", "uvot")),
+    Filters("Swift", {b: b for b in ("U", "B", "V", "UVW1", "UVW2", "UVM2")}, None, ("swift", "uvot"), ("swift", "uvot")),
 )  # fmt: skip
 
 _BY_ALIAS = {alias: row for row in FILTERS for alias in row.aliases}

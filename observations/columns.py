@@ -242,7 +242,10 @@ def _load_csv(source: Source, text: set[str]) -> Columns:
         io.BytesIO(source.content),
         # One block, because types are inferred from the first one only.
         read_options=pyarrow.csv.ReadOptions(
-            column_names=names, skip_rows=skip + 1, block_size=min(len(source.content) + 1, 2**31 - 1), use_threads=False
+            column_names=names,
+            skip_rows=skip + 1,
+            block_size=min(len(source.content) + 1, 2**31 - 1),
+            use_threads=False,
         ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
         convert_options=pyarrow.csv.ConvertOptions(

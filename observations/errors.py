@@ -57,6 +57,8 @@ CODES: dict[str, str] = {
     "wavelength_unit": "wavelengths that cannot be in Angstrom",
     "no_coverage": "no good pixel inside the wavelength range of the model",
     "shape_mismatch": "arrays that belong together have different shapes",
+    "grid_mismatch": "wavelength grids that must share their pixels do not",
+    "not_a_target": "a fibre that was on no object: sky, standing idle or broken",
     # time series
     "time_unit": "times that cannot be in the unit stated",
     "no_epoch": "a light curve without a single epoch",

@@ -1,7 +1,6 @@
-"""Light curves in tables, one row per epoch: PLAsTiCC and plain tables. FORMATS lists all light-curve formats.
+"""Light curves in plain tables, one row per epoch. FORMATS lists all light-curve formats.
 
-PLAsTiCC fluxes are at zero point 27.5 and already corrected for Galactic extinction.
-Of a plain table everything must be stated, by a column, the table's metadata or an option: the survey of a bare band,
+Of such a table everything must be stated, by a column, the table's metadata or an option: the survey of a bare band,
 the zero point, AB or Vega, and whether Galactic extinction was corrected for. A magnitude is turned into the flux that
 it is by definition, at zero point 23.9 in its own system. `inf` is a non-detection, NaN is no observation.
 """
@@ -10,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.observations import alerts, snana
+from albireo.observations import alerts, plasticc, snana
 from albireo.observations.aliases import (
     EPOCH_COLUMNS,
     EPOCH_META,
+    EPOCH_PREFERRED,
     FLUX_ZERO_POINTS,
-    PLASTICC_BANDS,
     flux_unit,
     magnitude_system,
 )
@@ -29,127 +29,13 @@ from albireo.observations.bands import band_name, known_survey
 from albireo.observations.columns import Column, Columns, load_columns, lower_names
 from albireo.observations.epochs import light_curve, mjd_from_jd
 from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.identifiers import exact_ids, rows_by_id
 from albireo.observations.observation import Doubles, Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
 
 MAGNITUDE_ZERO_POINT = 23.9
-PLASTICC_ZERO_POINT = 27.5
 Items = list[Observation | AlbireoError]
-
-
-# PLAsTiCC
-
-
-def is_plasticc(source: Source) -> bool:
-    """Columns of the PLAsTiCC light curves."""
-    return {"object_id", "mjd", "passband", "flux"} <= lower_names(source)
-
-
-def is_plasticc_metadata(source: Source) -> bool:
-    """Columns of the PLAsTiCC metadata: labels and host galaxies, no measurement."""
-    names = lower_names(source)
-    return {"object_id", "hostgal_photoz"} <= names and bool({"ddf", "ddf_bool"} & names) and "mjd" not in names
-
-
-def plasticc_completes(source: Source, other: Source, options: ReadOptions) -> bool:
-    """The metadata table completes any table of light curves."""
-    return is_plasticc_metadata(other)
-
-
-def read_plasticc(source: Source, options: ReadOptions, companions: Sequence[Source]) -> Items:
-    """One observation per object_id; labels of the metadata table become metadata, never tokens."""
-    table = load_columns(source, text=("object_id",))
-    labels = _plasticc_labels([other for other in companions if is_plasticc_metadata(other)])
-    if options.extinction_corrected is False:
-        raise BadInput(
-            "statement_conflict", "PLAsTiCC fluxes are corrected for Galactic extinction", file=source.name,
-            field="extinction_corrected", fix="leave the option out",
-        )  # fmt: skip
-    number = table.named("passband").numbers()
-    codes = {float(code): name for code, name in PLASTICC_BANDS.items()}
-    errors = table.find("flux_err", "fluxerr")
-    if errors is None:
-        raise BadInput("column_missing", "no column flux_err", file=source.name, field="flux_err")
-    time, flux, error = table.named("mjd").numbers(), table.named("flux").numbers(), errors.numbers()
-    flag = table.find("detected_bool", "detected")
-    detected = None if flag is None else flag.numbers() > 0
-    items: Items = []
-    for name, rows in _groups(exact_ids(table.named("object_id"))):
-        try:
-            if not name:
-                raise BadInput("value_missing", "rows without object_id", field="object_id")
-            unknown = [code for code in number[rows].tolist() if code not in codes]
-            if unknown:
-                raise BadInput("band_unknown", f"passband {unknown[0]:g}", field="passband", fix="0 to 5 are ugrizy")
-            curve, flags = light_curve(
-                time=time[rows],
-                band=[codes[code] for code in number[rows].tolist()],
-                flux=flux[rows],
-                flux_err=error[rows],
-                zero_point=np.full(len(rows), PLASTICC_ZERO_POINT),
-                system=["AB"] * len(rows),
-                detected=None if detected is None else detected[rows],
-                extinction_corrected=True,
-                kind="difference",
-            )
-            known = labels.get(name)
-            ra, dec = _place(known or {})
-            items.append(
-                Observation(
-                    id=name,
-                    data={"lightcurve": curve},
-                    ra=ra,
-                    dec=dec,
-                    metadata=known or {},
-                    provenance={"lightcurve": source.provenance("plasticc", survey="plasticc", row=int(rows[0]))},
-                    flags=flags if known or not labels else (*flags, "metadata_missing"),
-                )
-            )
-        except AlbireoError as problem:
-            items.append(problem.at(file=source.name, field=f"object_id {name}"))
-    return items
-
-
-def read_plasticc_metadata(source: Source, options: ReadOptions, companions: Sequence[Source]) -> Items:
-    """Labels without light curves are no observations."""
-    raise BadInput(
-        "companion_missing", "PLAsTiCC metadata without light curves", file=source.name, field="mjd",
-        fix="give the light-curve CSV along",
-    )  # fmt: skip
-
-
-def _plasticc_labels(sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
-    """object_id -> labels. `redshift` is that of the host's spectrum, else the true one of the simulation."""
-    found: dict[str, dict[str, Any]] = {}
-    for source in sources:
-        table = load_columns(source, text=("object_id",))
-        ids = exact_ids(table.named("object_id"))
-        cells = {c.name.lower(): c.values.tolist() for c in table.columns}
-        gone = {c.name.lower(): c.missing.tolist() for c in table.columns}
-        for row, name in enumerate(ids):
-            labels = {key: cells[key][row] for key in cells if key != "object_id" and not gone[key][row]}
-            labels = {
-                key: value for key, value in labels.items()
-                if not (isinstance(value, float) and (not np.isfinite(value) or value in (-9.0, -99.0, -999.0)))
-            }  # fmt: skip
-            for key in ("hostgal_specz", "true_z"):
-                if isinstance(labels.get(key), int | float) and "redshift" not in labels:
-                    labels["redshift"] = float(labels[key])
-            found[name] = labels
-    return found
-
-
-def _place(labels: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    ra, dec = labels.get("ra"), labels.get("decl", labels.get("dec"))
-    if not isinstance(ra, int | float) or not isinstance(dec, int | float):
-        return None, None
-    if not (0 <= ra <= 360 and -90 <= dec <= 90):
-        raise BadInput("value_out_of_range", f"ra {ra}, dec {dec}", field="ra", fix="give degrees, ra from 0 to 360")
-    return float(ra) % 360.0, float(dec)
-
-
-# Plain tables
 
 
 def is_table_lightcurve(source: Source) -> bool:
@@ -165,7 +51,7 @@ def read_table_lightcurve(source: Source, options: ReadOptions, companions: Sequ
     table = load_columns(source, text=text)
     reading = _Reading.of(table, source, options)
     items: Items = []
-    for name, rows in _groups(reading.ids):
+    for name, rows in rows_by_id(reading.ids):
         try:
             if not name:
                 raise BadInput("value_missing", "rows without an id", field="id")
@@ -201,7 +87,7 @@ class _Reading:
             )  # fmt: skip
         found: dict[str, Column] = {}
         for key, aliases in EPOCH_COLUMNS.items():
-            column = table.named(options.columns[key]) if key in options.columns else table.find(*aliases)
+            column = table.named(options.columns[key]) if key in options.columns else _find(table, key, aliases)
             if column is not None:
                 found[key] = column
         if "flux" not in found and "mag" not in found:
@@ -217,7 +103,7 @@ class _Reading:
     def observation(self, name: str, rows: NDArray[np.int64]) -> Observation:
         corrected = _stated_correction(self.table, self.options)
         surveys = self._surveys(rows)
-        texts = self.found["band"].texts()
+        texts = self.texts["band"]
         bands = [band_name(texts[row], survey) for row, survey in zip(rows.tolist(), surveys, strict=True)]
         systems = self._systems(rows)
         if self.zero_point is None or np.isnan(self.zero_point[rows]).any():
@@ -225,9 +111,14 @@ class _Reading:
                 "zero_point_missing", "fluxes without a zero point", field="zp",
                 fix="add a column zp, a unit such as nJy, or state zero_point",
             )  # fmt: skip
+        if "AB" not in systems and self.unit_is_ab:
+            raise BadInput(
+                "statement_conflict", f"a flux in {self.found['flux'].unit} has an AB zero point, not one of Vega",
+                field="system",
+            )  # fmt: skip
         detected = None
         if "detected" in self.found:
-            detected = self.found["detected"].numbers()[rows] > 0
+            detected = self.numbers["detected"][rows] > 0
         curve, flags = light_curve(
             time=self.time[rows],
             band=bands,
@@ -247,7 +138,7 @@ class _Reading:
             for key in ("redshift", "class", "mwebv")
             if (value := self._constant(key, rows)) is not None
         }  # fmt: skip
-        place = _place({"ra": ra, "dec": dec})
+        place = plasticc.place({"ra": ra, "dec": dec})
         survey = next((s for s in surveys if s), None)
         return Observation(
             id=name,
@@ -259,10 +150,26 @@ class _Reading:
             flags=(*flags, "from_magnitude") if self.is_magnitude else flags,
         )
 
+    @cached_property
+    def texts(self) -> dict[str, list[str]]:
+        """Columns of text, and the system of each row, "" where the table does not say it."""
+        texts = {key: self.found[key].texts() for key in ("band", "survey", "system") if key in self.found}
+        texts.setdefault("system", [str(_meta(self.table, "system") or "")] * self.table.rows)
+        return texts
+
+    @cached_property
+    def numbers(self) -> dict[str, Doubles]:
+        """Columns of numbers as the table writes them."""
+        return {key: self.found[key].numbers() for key in ("detected", "mag", "flux") if key in self.found}
+
+    @property
+    def unit_is_ab(self) -> bool:
+        """The zero point comes from a physical unit, and so is an AB one."""
+        return not self.is_magnitude and flux_unit(self.found["flux"].unit) is not None
+
     def _infinite(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Rows whose flux or magnitude is written as infinite: not detected."""
-        column = self.found["mag" if self.is_magnitude else "flux"]
-        return np.isinf(column.numbers()[rows])
+        return np.isinf(self.numbers["mag" if self.is_magnitude else "flux"][rows])
 
     def _surveys(self, rows: NDArray[np.int64]) -> list[str | None]:
         """The survey of each row: its own column (a telescope counts if the band table knows it), metadata, option."""
@@ -272,15 +179,13 @@ class _Reading:
         fallback = self.options.survey or (str(stated) if stated else None)
         if "survey" not in self.found:
             return [fallback] * len(rows)
-        texts = self.found["survey"].texts()
+        texts = self.texts["survey"]
         return [texts[row] if known_survey(texts[row]) else fallback for row in rows.tolist()]
 
     def _systems(self, rows: NDArray[np.int64]) -> list[str]:
         """AB or Vega for each row; what the option says may only fill in what the table leaves open."""
-        column = self.found.get("system")
-        stated = _meta(self.table, "system")
-        texts = column.texts() if column is not None else [str(stated or "")] * self.table.rows
-        systems = []
+        texts = self.texts["system"]
+        systems: list[str] = []
         for row in rows.tolist():
             system = magnitude_system(texts[row]) if texts[row] else self.options.system
             if system is None:
@@ -297,13 +202,19 @@ class _Reading:
     def _constant(self, key: str, rows: NDArray[np.int64]) -> Any:
         """What all rows of an object say, or the table's metadata."""
         if key not in self.found:
-            return _meta(self.table, key)
+            return None if "id" in self.found else _meta(self.table, key)
         column = self.found[key]
         values = {column.values[row].item() for row in rows.tolist() if not column.missing[row]}
         values = {v for v in values if not (isinstance(v, float) and not np.isfinite(v))}
         if len(values) > 1:
             raise BadInput("statement_conflict", f"{len(values)} values of {column.name!r}", field=column.name)
         return values.pop() if values else None
+
+
+def _find(table: Columns, key: str, aliases: Sequence[str]) -> Column | None:
+    if key not in EPOCH_PREFERRED:
+        return table.find(*aliases)
+    return next((column for name in aliases if (column := table.find(name)) is not None), None)
 
 
 def _meta(table: Columns, key: str) -> Any:
@@ -364,7 +275,7 @@ def _zero_points(table: Columns, found: Mapping[str, Column], options: ReadOptio
         if value is not None:
             stated[where] = np.full(table.rows, float(value))
     values = list(stated.values())
-    for (where, other) in list(stated.items())[1:]:
+    for where, other in list(stated.items())[1:]:
         if not np.allclose(values[0], other, atol=1e-3, rtol=0, equal_nan=True):
             raise BadInput(
                 "statement_conflict", f"the zero points by {' and by '.join(stated)} differ ({where})", field="zp",
@@ -399,54 +310,25 @@ def _epoch_ids(table: Columns, found: Mapping[str, Column], source: Source) -> l
     return [str(name)] * table.rows
 
 
-# Ids
-
-
-def exact_ids(column: Column) -> list[str]:
-    """Ids as text, digit by digit, "" where missing; floats are refused: beyond 2^53 they lose digits."""
-    if column.values.dtype.kind == "f":
-        raise BadInput(
-            "id_inexact", f"the ids in {column.name!r} are floating-point numbers", field=column.name,
-            fix="store ids as integers or text",
-        )  # fmt: skip
-    ids = column.texts()
-    rounded = next((name for name in ids if _is_rounded(name)), None)
-    if rounded is not None:
-        raise BadInput(
-            "id_inexact", f"the id {rounded!r} is a rounded number", field=column.name,
-            fix="write ids with all their digits",
-        )  # fmt: skip
-    return ids
-
-
-def _is_rounded(name: str) -> bool:
-    """1.2345e+18 or 123.0: an id that went through a float."""
-    head, _, exponent = name.lower().partition("e")
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return ("." in head and bool(exponent)) or exponent.startswith("+") or name.endswith(".0")
-
-
-def _groups(ids: Sequence[str]) -> list[tuple[str, NDArray[np.int64]]]:
-    """Ids in order of first appearance with the rows of each, in the file's order."""
-    if not ids:
-        return []
-    names, first, inverse = np.unique(np.array(ids), return_index=True, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
-    return [(str(names[k]), rows[k]) for k in np.argsort(first, kind="stable")]
-
-
 FORMATS: tuple[tuple[Any, ...], ...] = (
     ("snana_fits", "SNANA HEAD.FITS with its PHOT.FITS", snana.is_head, snana.read_head, snana.head_completes),
     ("snana_phot", "SNANA PHOT.FITS (part of a pair)", snana.is_phot, snana.read_phot),
     ("snana_text", "SNANA text light curves", snana.is_text, snana.read_text),
     ("ztf_avro", "ZTF alerts (Avro)", alerts.is_ztf, alerts.read_ztf),
     ("lsst_avro", "LSST alerts (Avro)", alerts.is_lsst, alerts.read_lsst),
-    ("plasticc", "PLAsTiCC light curves (CSV)", is_plasticc, read_plasticc, plasticc_completes),
-    ("plasticc_metadata", "PLAsTiCC metadata (part of a pair)", is_plasticc_metadata, read_plasticc_metadata),
+    (
+        "plasticc",
+        "PLAsTiCC light curves (CSV)",
+        plasticc.is_plasticc,
+        plasticc.read_plasticc,
+        plasticc.plasticc_completes,
+    ),
+    (
+        "plasticc_metadata",
+        "PLAsTiCC metadata (part of a pair)",
+        plasticc.is_plasticc_metadata,
+        plasticc.read_plasticc_metadata,
+    ),
     ("table_lightcurve", "table with time, band and flux or magnitude", is_table_lightcurve, read_table_lightcurve),
 )
 """Rows of reading.Format."""

@@ -9,8 +9,10 @@ separator row with MJD = -777. Times are in no order, SNIDs are names even where
 from __future__ import annotations
 
 import re
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -28,6 +30,8 @@ ZERO_POINT = 27.5
 SEPARATOR_MJD = -777.0
 NO_VALUE = frozenset({-9.0, -99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0})
 
+_NAMED_PHOT = re.compile(r"(^|[_.-])phot($|[_.-])")
+_NAMED_HEAD = re.compile(r"(^|[_.-])head($|[_.-])")
 _BLOCK_START = ("SURVEY", "SNID")
 _INTERNAL = frozenset({"ptrobs_min", "ptrobs_max", "nobs", "nvar", "snid", "ra", "dec", "decl"})
 
@@ -59,17 +63,42 @@ def head_completes(head: Source, other: Source, options: ReadOptions) -> bool:
     """
     if not is_phot(other):
         return False
-    table = load_columns(head)
+    facts, others = _facts(head), _facts(other)
+    if facts is None or others is None:
+        return False  # damaged: reading it says so
     name = _stem(other.name)
-    wanted = {_stem(str(table.meta.get("photfile", ""))), _phot_name(head.name)} - {""}
-    if name in wanted:
+    if name in {_stem(facts.partner), _phot_name(head.name)} - {""}:
         return True
-    if re.search(r"(^|[_.-])phot($|[_.-])", name) and re.search(r"(^|[_.-])head($|[_.-])", _stem(head.name)):
+    if _NAMED_PHOT.search(name) and _NAMED_HEAD.search(_stem(head.name)):
         return False
-    phot = load_columns(other)
-    last = table.named("PTROBS_MAX").numbers()
-    same = all(table.meta.get(card) == phot.meta.get(card) for card in ("version", "survey"))
-    return same and len(last) > 0 and phot.rows - last.max() in (0, 1)
+    return facts.version == others.version and others.rows - facts.last in (0, 1)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What tells which files are a pair: PHOTFILE, (VERSION, SURVEY), number of rows, largest PTROBS_MAX."""
+
+    partner: str
+    version: tuple[Any, Any]
+    rows: int
+    last: int
+
+
+_FACTS: weakref.WeakKeyDictionary[Source, _Facts | None] = weakref.WeakKeyDictionary()
+
+
+def _facts(source: Source) -> _Facts | None:
+    """Facts of a HEAD or PHOT file, None if it is damaged; remembered, as every file is compared with every other."""
+    if source not in _FACTS:
+        try:
+            table = load_columns(source)
+            end = table.find("ptrobs_max")
+            last = int(np.nanmax(end.numbers())) if end is not None and table.rows else -1
+            version = (table.meta.get("version"), table.meta.get("survey"))
+            _FACTS[source] = _Facts(str(table.meta.get("photfile") or ""), version, table.rows, last)
+        except AlbireoError:
+            _FACTS[source] = None
+    return _FACTS[source]
 
 
 def read_head(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:

@@ -65,9 +65,8 @@ def _object_lines(item: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {name} (no modality, not used): " + "; ".join(_facts(extra))
     if item["qa_flags"]:
         yield "    QA flags: " + ", ".join(item["qa_flags"])
-    labels = {key: item["metadata"][key] for key in ("class", "redshift") if item["metadata"].get(key) is not None}
-    if labels:
-        yield "    metadata: " + ", ".join(f"{key} {value}" for key, value in labels.items())
+    if _labels(item["metadata"]):
+        yield "    metadata: " + _labels(item["metadata"])
     for error in item["errors"]:
         yield from error_lines(error, "    ", with_file=False)
 
@@ -136,13 +135,18 @@ def neighbours_text(results: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"nearest to {result['query']}:")
         for rank, hit in enumerate(result["hits"], 1):
             where = f"{hit['ra']:10.5f} {hit['dec']:+10.5f}" if hit["ra"] is not None and hit["dec"] is not None else ""
-            labels = ", ".join(
-                f"{key} {hit['metadata'][key]}" for key in ("class", "redshift") if hit["metadata"].get(key) is not None
+            lines.append(
+                f"  {rank:3d}  {hit['score']:+.4f}  {hit['id']:<28} {where:<21}  {_labels(hit['metadata'])}".rstrip()
             )
-            lines.append(f"  {rank:3d}  {hit['score']:+.4f}  {hit['id']:<28} {where:<21}  {labels}".rstrip())
         if result["short_reason"]:
             lines.append(f"  only {len(result['hits'])}: {result['short_reason']}")
     return "\n".join(lines)
+
+
+def _labels(metadata: Mapping[str, Any]) -> str:
+    """Class and redshift, if they are known."""
+    known = {key: metadata[key] for key in ("class", "redshift") if metadata.get(key) is not None}
+    return ", ".join(f"{key} {v:.6g}" if isinstance(v, float) else f"{key} {v}" for key, v in known.items())
 
 
 def plural(count: int, noun: str) -> str:

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from albireo.index.collection import Collections
 from albireo.models.engine import Embedding, Pooling, Tokens
 from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Image, Observation, Payload, Scalar, Spectrum
 from albireo.service.app import create_app
 from albireo.service.core import Core
@@ -73,7 +74,7 @@ class ToyEngine:
     def _embed(self, tokens: Tokens, pooling: Pooling) -> Embedding:
         per_token = {
             key: np.stack([np.random.default_rng([int(i), at]).normal(size=DIM) for at, i in enumerate(ids)])
-            for key, ids in sorted(tokens.ids.items())
+            for key, ids in ((key, tokens.ids[key]) for key in MODALITIES if key in tokens.ids)
         }
         if pooling == "tokens":
             names = tuple(key for key, rows in per_token.items() for _ in rows)
@@ -172,13 +173,15 @@ def spectrum() -> Callable[..., bytes]:
             [
                 fits.Column("CLASS", "6A", array=["GALAXY"]),
                 fits.Column("Z", "E", array=np.array([0.1], np.float32)),
+                fits.Column("PLUG_RA", "D", array=[146.7]),
+                fits.Column("PLUG_DEC", "D", array=[-1.0]),
                 fits.Column("ZWARNING", "J", array=np.array([0])),
             ],
             name="SPECOBJ",
         )
         primary = fits.PrimaryHDU()
-        cards = {"TELESCOP": "SDSS 2.5-M", "PLATEID": 266, "MJD": 51630, "FIBERID": fiber, "PLUG_RA": 146.7}
-        for card, value in (cards | {"PLUG_DEC": -1.0, "BUNIT": "1E-17 erg/cm^2/s/Ang", "VACUUM": True}).items():
+        cards = {"TELESCOP": "SDSS 2.5-M", "PLATEID": 266, "MJD": 51630, "FIBERID": fiber}
+        for card, value in (cards | {"BUNIT": "1E-17 erg/cm^2/s/Ang", "VACUUM": True}).items():
             primary.header[card] = value
         stream = io.BytesIO()
         fits.HDUList([primary, table, about]).writeto(stream)

@@ -135,9 +135,11 @@ def test_several_inputs_are_one_object(client: TestClient, image: Make, spectrum
 def test_values_need_their_unit_and_convention(client: TestClient) -> None:
     (good,) = items(client.post("/v1/embed", json={"items": [{"id": "A", "inputs": [flux()]}]}))
     assert good["modalities_used"] == ["legacysurvey.flux_g"]
+    said = {"survey": "sdss", "system": "AB", "kind": "psf", "extinction_corrected": False}
     for wrong, code in (
-        (flux(values={"flux_g": 12.5}), "unit_missing"),
-        (flux(read={"survey": "legacysurvey", "release": "dr10"}), "convention_missing"),
+        (flux(read={}), "survey_missing"),
+        (flux(read={"survey": "sdss"}), "convention_missing"),
+        (flux(read=said, values={"flux_g": 12.5}), "unit_missing"),
     ):
         answer = client.post("/v1/embed", json={"items": [{"id": "A", "inputs": [wrong]}]})
         assert answer.status_code == 422
@@ -277,3 +279,26 @@ def test_validate_says_what_was_understood(client: TestClient, image: Make, spec
     assert spec["metadata"]["redshift"] == pytest.approx(0.1)
     assert (refused["usable"], refused["errors"][0]["code"]) == (False, "not_photometric")
     assert body["usage"] == {"tokens": 7}
+
+
+def test_a_table_is_read_like_a_file(client: TestClient) -> None:
+    columns = {
+        "mjd": [59000.0, 59001.0, 59003.5],
+        "band": ["ZTF-g", "ZTF-g", "ZTF-r"],
+        "flux": [10.0, 12.0, None],
+        "fluxerr": [1.0, 1.0, 2.0],
+        "zp": [25.0, 25.0, 25.0],
+        "zpsys": ["ab", "ab", "ab"],
+    }
+    read = {"extinction_corrected": False}
+    item = {"id": "SN 1", "inputs": [{"modality": "lightcurve", "table": columns, "read": read}]}
+    answer = client.post("/v1/validate", json={"items": [item]}).json()
+    (row,) = answer["items"][0]["detected"]["modalities"]
+    assert (row["kind"], row["epochs"], row["zero_points"]) == ("lightcurve", 2, [25.0])
+    assert answer["items"][0]["errors"][0]["code"] == "modality_not_in_checkpoint"
+    del item["inputs"][0]["read"]
+    answer = client.post("/v1/validate", json={"items": [item]}).json()
+    assert answer["items"][0]["errors"][0]["code"] == "convention_missing"
+    columns["mjd"].pop()
+    answer = client.post("/v1/validate", json={"items": [item]}).json()
+    assert answer["items"][0]["errors"][0]["code"] == "shape_mismatch"
