@@ -103,38 +103,61 @@ def refuse_redrock(
 
 @dataclass(frozen=True)
 class _Contents:
-    """What tells which files belong together: TARGETIDs and the cards of the primary header that name the group."""
+    """What tells which files belong together: TARGETIDs of spectra and of redshifts, and the group in the header."""
 
-    targets: frozenset[int]
+    spectra: frozenset[int]
+    redshifts: frozenset[int]
     cards: Mapping[str, str]
 
 
-_CONTENTS: weakref.WeakKeyDictionary[Source, _Contents | None] = weakref.WeakKeyDictionary()
+_CONTENTS: weakref.WeakKeyDictionary[Source, _Contents] = weakref.WeakKeyDictionary()
 
 
-def _contents(source: Source, redshifts: bool) -> _Contents | None:
-    """Of a redrock file or of spectra; remembered, because every pair of files of a request is looked at."""
+def _contents(source: Source) -> _Contents:
+    """Remembered per source, because every pair of files of a request is looked at."""
     if source not in _CONTENTS:
-        with source.fits() as hdus:
-            table = _redshifts(hdus) if redshifts else next((hdu for hdu in hdus if hdu.name == "FIBERMAP"), None)
-            if is_table_with(table, ("TARGETID",)):
+        found = _Contents(frozenset(), frozenset(), {})
+        try:
+            with source.fits() as hdus:
                 header = hdus[0].header
                 cards = {card: str(header[card]).strip() for card in _GROUP_CARDS if card in header}
-                _CONTENTS[source] = _Contents(frozenset(column(table, "TARGETID").tolist()), cards)
-            else:
-                _CONTENTS[source] = None
+                fibermap = next((hdu for hdu in hdus if hdu.name == "FIBERMAP"), None)
+                found = _Contents(
+                    _ids(fibermap) if _cameras_of(hdus) else frozenset(), _ids(_redshifts(hdus)), cards
+                )
+        except BadInput:
+            # Whatever is wrong with a file is for its own reader to say; it completes nothing.
+            pass
+        _CONTENTS[source] = found
     return _CONTENTS[source]
+
+
+def _ids(table: Any) -> frozenset[int]:
+    return frozenset(column(table, "TARGETID").tolist()) if is_table_with(table, ("TARGETID",)) else frozenset()
 
 
 def completes(source: Source, other: Source, options: ReadOptions) -> bool:
     """True if `other` holds redshifts of targets of `source`, and is not of another tile, pixel or survey."""
-    if not other.is_fits or not sniff_redrock(other):
+    if not other.is_fits:
         return False
-    spectra, redshifts = _contents(source, False), _contents(other, True)
-    if spectra is None or redshifts is None or spectra.targets.isdisjoint(redshifts.targets):
+    spectra, redshifts = _contents(source), _contents(other)
+    if spectra.spectra.isdisjoint(redshifts.redshifts):
         return False
     both = spectra.cards.keys() & redshifts.cards.keys()
     return all(spectra.cards[card] == redshifts.cards[card] for card in both)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What all targets of a file share."""
+
+    source: Source
+    release: str | None
+    wavelength: Doubles
+    terms: Terms
+    cards: Mapping[str, Any]
+    flags: tuple[str, ...]
+    redshifts: Sequence[Mapping[int, Mapping[str, Any]]]
 
 
 def read_desi(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
@@ -142,7 +165,6 @@ def read_desi(source: Source, options: ReadOptions, companions: Sequence[Source]
 
     Raises column_missing, shape_mismatch, grid_mismatch, statement_conflict if nothing of the file can be read.
     """
-    redshifts = [_read_redrock(other) for other in companions]
     with source.fits() as hdus:
         header = {card: plain(hdus[0].header[card]) for card in (*_GROUP_CARDS, "NIGHT") if card in hdus[0].header}
         cameras = [_camera(hdus, name) for name in _cameras_of(hdus)]
@@ -150,65 +172,57 @@ def read_desi(source: Source, options: ReadOptions, companions: Sequence[Source]
         fibermap = _fibermap(hdus)
     rows = {len(camera.flux) for camera in cameras} | {len(fibermap["TARGETID"])}
     if len(rows) != 1:
-        raise BadInput("shape_mismatch", f"cameras and FIBERMAP have {sorted(rows)} rows", field="FIBERMAP")
-    documented = "the survey's documentation"
-    terms = survey_terms(
-        KEY, options, unit=unit, medium=(documented, "vacuum"), frame=(documented, "barycentric")
-    )
+        raise BadInput(
+            "shape_mismatch",
+            f"cameras and FIBERMAP have {sorted(rows)} rows",
+            field="FIBERMAP",
+            fix="fetch the file again",
+        )
+    said = "the survey's documentation"
+    terms = survey_terms(KEY, options, unit=unit, medium=(said, "vacuum"), frame=(said, "barycentric"))
     wavelength, places = common_grid(cameras)
-    cards = known(header, {card.lower(): card for card in header})
-    if not {"B", "R", "Z"} & {camera.name for camera in cameras}:
-        missing: tuple[str, ...] = ()
-    else:
-        missing = () if {"B", "R", "Z"} <= {camera.name for camera in cameras} else ("missing_cameras",)
-    items: list[Observation | AlbireoError] = []
+    file = _File(
+        source,
+        options.release,
+        wavelength,
+        terms,
+        known(header, {card.lower(): card for card in header}),
+        ("missing_cameras",) if 0 < len({"B", "R", "Z"} & {camera.name for camera in cameras}) < 3 else (),
+        [_read_redrock(other) for other in companions],
+    )
     targets = group(fibermap)
+    items: list[Observation | AlbireoError] = []
     for start in range(0, len(targets), BLOCK):
         block = targets[start : start + BLOCK]
         for target, sums in zip(block, coadd(cameras, places, len(wavelength), block), strict=True):
             try:
-                items.append(_observe(source, options, target, wavelength, sums, terms, cards, missing, redshifts))
+                items.append(_observe(file, target, sums))
             except AlbireoError as error:
                 items.append(of_row(error, source.name, f"TARGETID {target.id}"))
     return items
 
 
-def _observe(
-    source: Source,
-    options: ReadOptions,
-    target: Target,
-    wavelength: Doubles,
-    sums: Sums,
-    terms: Terms,
-    cards: Mapping[str, Any],
-    flags: tuple[str, ...],
-    redshifts: Sequence[Mapping[int, Mapping[str, Any]]],
-) -> Observation:
+def _observe(file: _File, target: Target, sums: Sums) -> Observation:
     if target.reason is not None:
         raise BadInput(
             "not_a_target", target.reason, field="OBJTYPE", fix="nothing to mend: this fibre was not on an object"
         )
-    spectrum, found = measured(wavelength, sums.flux, sums.ivar, None, terms)
-    if sums.nan and "nan_pixels" not in found:
-        found = ("nan_pixels", *found)
-    scalars, conventions, of_photometry = photometry(target.row)
-    labels, of_labels = _labels(target.id, redshifts)
+    spectrum, found = measured(file.wavelength, sums.flux, sums.ivar, None, file.terms)
+    scalars, release, of_photometry = photometry(target.row)
+    labels, of_labels = _labels(target.id, file.redshifts)
     (ra, dec), lost = position(target.row.get("TARGET_RA"), target.row.get("TARGET_DEC"))
-    number = target.rows[0]
-    release = scalars and next((c.release for c in conventions if c is not None), None)
-    provenance = {KEY: source.provenance("desi", survey="desi", release=options.release, hdu="FLUX", row=number)}
-    for key in scalars:
-        provenance[key] = source.provenance(
-            "desi", survey="legacysurvey", release=release or None, hdu="FIBERMAP", row=number
-        )
+    row = int(target.rows[0])
+    legacy = file.source.provenance("desi", survey="legacysurvey", release=release, hdu="FIBERMAP", row=row)
+    here = file.source.provenance("desi", survey="desi", release=file.release, row=row)
+    nan = ("nan_pixels",) if sums.nan else ()
     return Observation(
         id=str(target.id),
         data={KEY: spectrum, **scalars},
         ra=ra,
         dec=dec,
-        metadata={**cards, **target_metadata(target), **labels},
-        provenance=provenance,
-        flags=(*flags, *found, *target.flags, *of_photometry, *lost, *of_labels),
+        metadata={**file.cards, **target_metadata(target), **labels},
+        provenance={KEY: here} | dict.fromkeys(scalars, legacy),
+        flags=(*file.flags, *nan, *found, *target.flags, *of_photometry, *lost, *of_labels),
     )
 
 

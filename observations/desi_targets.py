@@ -52,12 +52,14 @@ class Target:
 
 def group(fibermap: Mapping[str, NDArray[Any]]) -> list[Target]:
     """Targets by first appearance. Of a target's several exposures those with FIBERSTATUS 0 are used, if any is."""
-    ids = fibermap["TARGETID"]
+    ids = fibermap["TARGETID"].tolist()
     status = fibermap.get("COADD_FIBERSTATUS", fibermap.get("FIBERSTATUS", np.zeros(len(ids), np.int64)))
-    order = np.argsort(ids, kind="stable")
-    starts = np.flatnonzero(np.diff(ids[order], prepend=ids[order][:1] - 1)) if len(ids) else np.array([], np.int64)
+    groups: dict[int, list[int]] = {}
+    for number, target in enumerate(ids):
+        groups.setdefault(target, []).append(number)
     targets = []
-    for rows in np.split(order, starts[1:]) if len(ids) else []:
+    for target, numbers in groups.items():
+        rows = np.array(numbers)
         good = rows[status[rows] == 0]
         used = good if len(good) else rows
         flags = []
@@ -68,8 +70,8 @@ def group(fibermap: Mapping[str, NDArray[Any]]) -> list[Target]:
         if len(used) < len(rows):
             flags.append("exposures_left_out")
         row = {name: plain(cells[used[0]]) for name, cells in fibermap.items()}
-        targets.append(Target(int(ids[rows[0]]), used, row, _reason(row), tuple(flags)))
-    return sorted(targets, key=lambda target: int(np.flatnonzero(ids == target.id)[0]))
+        targets.append(Target(target, used, row, _reason(row), tuple(flags)))
+    return targets
 
 
 def _reason(row: Mapping[str, Any]) -> str | None:
@@ -90,12 +92,13 @@ def target_metadata(target: Target) -> dict[str, Any]:
     return found
 
 
-def photometry(row: Mapping[str, Any]) -> tuple[dict[str, Scalar], tuple[Convention | None, ...], tuple[str, ...]]:
-    """Scalars by token key, their conventions, and flags; nothing if PHOTSYS names no Legacy Survey."""
+def photometry(row: Mapping[str, Any]) -> tuple[dict[str, Scalar], str | None, tuple[str, ...]]:
+    """(scalars by token key, release, flags); nothing if PHOTSYS names no Legacy Survey."""
     system = str(row.get("PHOTSYS", "")).upper()
     if system not in BANDS:
-        return {}, (), ()
-    release = int(row.get("RELEASE") or 0)
+        return {}, None, ()
+    number = int(row.get("RELEASE") or 0)
+    release = f"dr{number // 1000}" if number >= 1000 else None
     scalars: dict[str, Scalar] = {}
     for short, band in {**BANDS[system], **WISE}.items():
         flux, ivar = row.get(f"FLUX_{short.upper()}"), row.get(f"FLUX_IVAR_{short.upper()}")
@@ -103,14 +106,7 @@ def photometry(row: Mapping[str, Any]) -> tuple[dict[str, Scalar], tuple[Convent
             continue
         if ivar is not None and not (_is_number(ivar) and ivar > 0):
             continue
-        convention = Convention(
-            "legacysurvey",
-            band,
-            "AB",
-            "model",
-            extinction_corrected=False,
-            release=f"dr{release // 1000}" if release >= 1000 else None,
-        )
+        convention = Convention("legacysurvey", band, "AB", "model", extinction_corrected=False, release=release)
         error = None if ivar is None else 1 / math.sqrt(ivar)
         scalars[f"tok_flux_{short}"] = Scalar(float(flux), "nanomaggy", error, convention)
     if _is_number(row.get("EBV")) and row["EBV"] > 0:
@@ -122,7 +118,7 @@ def photometry(row: Mapping[str, Any]) -> tuple[dict[str, Scalar], tuple[Convent
                 key = f"tok_{name.lower()}"
                 scalars[key] = Scalar(float(row[name]), MODALITIES[key].unit)
     northern = ("northern_filters",) if system == "N" and scalars else ()
-    return scalars, tuple(scalar.convention for scalar in scalars.values()), northern
+    return scalars, release, northern
 
 
 def _is_number(value: Any) -> bool:

@@ -56,10 +56,10 @@ def _object_lines(item: Mapping[str, Any]) -> Iterator[str]:
         f"  RA {item['ra']:.6f} Dec {item['dec']:+.6f}" if item["ra"] is not None and item["dec"] is not None else ""
     )
     tokens = item["detected"]["n_tokens"]
-    state = {"ok": f"usable, {tokens} tokens", "degraded": f"usable in part, {tokens} tokens"}
+    state = {"ok": f"usable, {plural(tokens, 'token')}", "degraded": f"usable in part, {plural(tokens, 'token')}"}
     yield f"  object {item['id']}{where}: {state.get(item['status'], 'not usable')}"
     for row in item["detected"]["modalities"]:
-        cost = f"{row['n_tokens']} tokens" if row["in_checkpoint"] else "not in the checkpoint"
+        cost = plural(row["n_tokens"], "token") if row["in_checkpoint"] else "not in the checkpoint"
         yield f"    {row['modality']} ({cost}): " + "; ".join(_facts(row))
     for name, extra in item["detected"]["extras"].items():
         yield f"    {name} (no modality, not used): " + "; ".join(_facts(extra))
