@@ -32,7 +32,6 @@ _METADATA = {
     "fiberstatus": "COADD_FIBERSTATUS",
     "morphtype": "MORPHTYPE",
     "photsys": "PHOTSYS",
-    "desi_target": "DESI_TARGET",
     "n_exposures": "COADD_NUMEXP",
     "exposure_time": "COADD_EXPTIME",
 }

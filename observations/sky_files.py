@@ -269,7 +269,7 @@ def write_redrock(observations: Sequence[Observation], path: str | Path) -> None
 
 
 def write_photometry(observations: Sequence[Observation], path: str | Path) -> None:
-    """Scalars of the objects as a table: .ecsv with units and conventions, .csv with neither.
+    """Scalars of the objects as a table: .ecsv with units and the survey, .csv with neither.
 
     Columns: id, ra, dec, then the surveys' own names (FLUX_G with FLUX_IVAR_G, SHAPE_R, EBV, g_cmodel_mag,
     phot_g_mean_flux, parallax) as far as any object has them, then the labels redshift, class, subclass.
@@ -294,7 +294,7 @@ def write_photometry(observations: Sequence[Observation], path: str | Path) -> N
         filled = [dtype() if value is None else value for value in values]
         columns.append(MaskedColumn(filled, label, mask=blank, dtype=dtype))
     stream = io.StringIO()
-    table = Table(columns, meta={"comment": "simulated sky, not an observation"})
+    table = Table(columns, meta={"survey": "legacysurvey", "comment": "simulated sky, not an observation"})
     table.write(stream, format=formats[path.suffix])
     _save(stream.getvalue().encode("utf-8"), path)
 
@@ -303,16 +303,11 @@ def _scalar_columns(key: str, payloads: Sequence[Payload | None]) -> list[Masked
     """The column of a scalar, and that of its error if any object states one; none if no object has it."""
     row = MODALITIES[key]
     scalars = [payload if isinstance(payload, Scalar) else None for payload in payloads]
-    first = next((scalar for scalar in scalars if scalar is not None), None)
-    if first is None:
+    if not any(scalar is not None for scalar in scalars):
         return []
-    meta = {}
-    if first.convention is not None:
-        meta = {name: getattr(first.convention, name) for name in ("survey", "band", "system", "kind")}
-        meta["extinction_corrected"] = first.convention.extinction_corrected
     blank = [scalar is None for scalar in scalars]
     values = [0.0 if scalar is None else scalar.value for scalar in scalars]
-    columns = [MaskedColumn(values, row.codec, mask=blank, unit=row.unit or None, meta=meta)]
+    columns = [MaskedColumn(values, row.codec, mask=blank, unit=row.unit or None)]
     errors = [None if scalar is None else scalar.error for scalar in scalars]
     if any(error is not None for error in errors):
         # The Legacy Surveys give inverse variances, HSC and Gaia errors.

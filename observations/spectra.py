@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from albireo.observations import desi, lamost, sdss
+from albireo.observations import desi, lamost, plain_spectra, sdss
 
-FORMATS: tuple[tuple[Any, ...], ...] = (*sdss.FORMATS, *lamost.FORMATS, *desi.FORMATS)
+FORMATS: tuple[tuple[Any, ...], ...] = (*sdss.FORMATS, *lamost.FORMATS, *desi.FORMATS, *plain_spectra.FORMATS)

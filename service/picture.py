@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from albireo.observations.observation import Coefficients, Image, LightCurve, Observation, Payload, Scalar, Spectrum
@@ -55,7 +56,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str, subtitle: str) -> None
                 color=QUERY if panel.score is None else INK,
                 linespacing=1.35,
             )
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.012, y=1 - 0.12 / height, ha="left", va="top")
+        figure.text(0.012, 1 - 0.12 / height, title, fontsize=13, fontweight="bold", ha="left", va="top")
         figure.text(0.012, 1 - 0.42 / height, subtitle, fontsize=8.5, color=FAINT, ha="left", va="top")
         figure.tight_layout(rect=(0, 0, 1, 1 - 0.62 / height), w_pad=0.8)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +104,7 @@ def _paint_spectrum(axes: Any, payloads: Sequence[Payload], colour: str) -> None
     wavelength = spectrum.wavelength[:n].reshape(-1, width).mean(axis=1)
     axes.plot(wavelength, binned, lw=0.7, color=colour)
     axes.set_xlabel("wavelength in vacuum (Å)", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylabel(f"flux ({spectrum.unit.replace('Angstrom', 'Å')})", fontsize=6)
     if np.isfinite(binned).any():
         low, high = np.nanpercentile(binned, [0.5, 99.7])

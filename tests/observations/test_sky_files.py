@@ -166,8 +166,7 @@ def test_the_photometry_table(objects: list[Observation], suffix: str, tmp_path:
     assert table["FLUX_IVAR_R"][0] == pytest.approx(flux.error**-2)
     if suffix == "ecsv":
         assert str(table["FLUX_R"].unit) == "nmgy"
-        assert table["FLUX_R"].meta["system"] == "AB"
-        assert table["FLUX_R"].meta["extinction_corrected"] is False
+        assert table.meta["survey"] == "legacysurvey"
 
 
 def test_what_an_object_lacks_is_an_error(objects: list[Observation], tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
+import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from albireo.service import schemas
+
+pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 
 ANSWERS = {200, 400, 413, 415, 422}
 LIMITED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -66,8 +70,6 @@ def test_a_spoilt_fits_file(client: TestClient, image: Callable[..., bytes], dat
     )
 )
 def test_any_json(client: TestClient, text: object) -> None:
-    import json
-
     for path in ("/v1/embed", "/v1/validate"):
         check(client, path, json.dumps(text).encode(), "application/json")
 
