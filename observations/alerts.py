@@ -26,6 +26,7 @@ import numpy as np
 from albireo.observations.bands import band_name
 from albireo.observations.epochs import light_curve, mjd_from_jd
 from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.identifiers import about
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
@@ -117,7 +118,7 @@ def _read(source: Source, one: Any, identify: Any) -> list[Observation | Albireo
                 )  # fmt: skip
             items.append(one(record, row))
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=name or f"alert {row}"))
+            items.append(about(error, name or f"alert {row}", source.name))
     return items
 
 

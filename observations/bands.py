@@ -48,7 +48,8 @@ FILTERS: tuple[Filters, ...] = (
     Filters("WISE", {"W1": "W1", "W2": "W2", "W3": "W3", "W4": "W4"}, None, ("wise", "unwise", "neowise"), ("wise",)),
     Filters("Gaia", {"G": "G", "BP": "BP", "RP": "RP"}, None, ("gaia", "gaiadr2", "gaiadr3"), ("gaia",)),
     Filters("GALEX", {"NUV": "NUV", "FUV": "FUV"}, "AB", ("galex",), ("galex",)),
-    Filters("Swift", {b: b for b in ("U", "B", "V", "UVW1", "UVW2", "UVM2")}, None, ("swift", "uvot"), ("swift", "uvot")),
+    Filters("Swift", _same("UBV") | {b: b for b in ("UVW1", "UVW2", "UVM2")}, None,
+            ("swift", "uvot"), ("swift", "uvot")),
 )  # fmt: skip
 
 _BY_ALIAS = {alias: row for row in FILTERS for alias in row.aliases}

@@ -122,9 +122,7 @@ def _contents(source: Source) -> _Contents:
                 header = hdus[0].header
                 cards = {card: str(header[card]).strip() for card in _GROUP_CARDS if card in header}
                 fibermap = next((hdu for hdu in hdus if hdu.name == "FIBERMAP"), None)
-                found = _Contents(
-                    _ids(fibermap) if _cameras_of(hdus) else frozenset(), _ids(_redshifts(hdus)), cards
-                )
+                found = _Contents(_ids(fibermap) if _cameras_of(hdus) else frozenset(), _ids(_redshifts(hdus)), cards)
         except BadInput:
             # Whatever is wrong with a file is for its own reader to say; it completes nothing.
             pass
@@ -210,7 +208,7 @@ def _observe(file: _File, target: Target, sums: Sums) -> Observation:
     spectrum, found = measured(file.wavelength, sums.flux, sums.ivar, None, file.terms)
     scalars, release, of_photometry = photometry(target.row)
     labels, of_labels = _labels(target.id, file.redshifts)
-    (ra, dec), lost = position(target.row.get("TARGET_RA"), target.row.get("TARGET_DEC"))
+    ra, dec, lost = position(target.row.get("TARGET_RA"), target.row.get("TARGET_DEC"))
     row = int(target.rows[0])
     legacy = file.source.provenance("desi", survey="legacysurvey", release=release, hdu="FIBERMAP", row=row)
     here = file.source.provenance("desi", survey="desi", release=file.release, row=row)
@@ -307,9 +305,7 @@ def _camera(hdus: fits.HDUList, name: str) -> Camera:
     """Pixels stay as stored: blocks of targets are converted when they are co-added."""
     names = {str(hdu.name).upper() for hdu in hdus}
     if f"{name}_IVAR" not in names:
-        raise BadInput(
-            "column_missing", f"no HDU {name}_IVAR", field=f"{name}_IVAR", fix="fetch the whole file again"
-        )
+        raise BadInput("column_missing", f"no HDU {name}_IVAR", field=f"{name}_IVAR", fix="fetch the whole file again")
     axis = hdus[f"{name}_WAVELENGTH"]
     factor = 1.0
     if axis.header.get("BUNIT"):
@@ -343,7 +339,7 @@ def _unit(hdus: fits.HDUList) -> tuple[str, str]:
 
 def _fibermap(hdus: fits.HDUList) -> dict[str, NDArray[Any]]:
     table = next((hdu for hdu in hdus if hdu.name == "FIBERMAP"), None)
-    if not is_table_with(table, ("TARGETID",)):
+    if table is None or not is_table_with(table, ("TARGETID",)):
         raise BadInput(
             "column_missing",
             "no HDU FIBERMAP with TARGETID",

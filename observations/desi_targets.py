@@ -101,7 +101,7 @@ def photometry(row: Mapping[str, Any]) -> tuple[dict[str, Scalar], str | None, t
     scalars: dict[str, Scalar] = {}
     for short, band in {**BANDS[system], **WISE}.items():
         flux, ivar = row.get(f"FLUX_{short.upper()}"), row.get(f"FLUX_IVAR_{short.upper()}")
-        if not _is_number(flux) or (ivar is None and flux == 0):
+        if flux is None or not _is_number(flux) or (ivar is None and flux == 0):
             continue
         if ivar is not None and not (_is_number(ivar) and ivar > 0):
             continue

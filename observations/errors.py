@@ -41,6 +41,7 @@ CODES: dict[str, str] = {
     "option_invalid": "an option has a value that it cannot have",
     "statement_conflict": "two statements about one thing, in the file or in the options, disagree",
     "entities_refused": "XML with a document type or entities, which are never resolved",
+    "reference_refused": "a file that names other files or addresses, which are never opened",
     "pickle_refused": "pickled Python objects, which are never loaded",
     # images
     "image_too_small": "the image has fewer pixels than the model reads",

@@ -1,9 +1,10 @@
-"""Gaia XP continuous spectra: 55 basis coefficients of BP and 55 of RP a source, in CSV, ECSV, FITS, VOTable or Parquet.
+"""Gaia XP continuous spectra: 55 basis coefficients of BP and 55 of RP for each source.
 
-The photometers are told by column name, never by order: bp_coefficients, bp_coefficient_errors, rp_coefficients,
-rp_coefficient_errors. Arrays may be arrays, or text such as "(1.0, 2.0, ..)" or "[1.0, 2.0, ..]". source_id is a 64-bit
-integer and becomes text digit by digit. Coefficients are in electron / s, as the archive documents. Mean fluxes and
-the parallax, if they are there, become scalars; magnitudes become extras (Vega, not corrected for extinction).
+Read from CSV, ECSV, FITS, VOTable or Parquet. The photometers are told by column name, never by order: bp_coefficients,
+bp_coefficient_errors, rp_coefficients, rp_coefficient_errors. Arrays may be arrays, or text such as "(1.0, 2.0, ..)" or
+"[1.0, 2.0, ..]". source_id is a 64-bit integer and becomes text digit by digit. Coefficients are in electron / s, as
+the archive documents. Mean fluxes and the parallax, if they are there, become scalars; magnitudes become extras (Vega, not
+corrected for extinction).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from astropy import units
 
-from albireo.observations.columns import Column, Columns, load_columns, lower_names
+from albireo.observations.columns import Column, Columns, load_columns, lower_names, table_kind
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.fits_cells import plain
 from albireo.observations.modalities import MODALITIES
@@ -25,6 +26,7 @@ from albireo.observations.options import ReadOptions
 from albireo.observations.positions import identifier, of_row
 from albireo.observations.source import Source
 from albireo.observations.spectral_terms import position
+from albireo.observations.votables import refuse_references
 
 BASES = 55
 """Coefficients of one photometer in Gaia DR3 and its predecessors of the same basis."""
@@ -53,6 +55,8 @@ def read_xp(source: Source, options: ReadOptions, companions: Sequence[Source]) 
             field="survey",
             fix="leave the option out for this file",
         )
+    if table_kind(source) == "votable":
+        refuse_references(source)
     table = load_columns(source, text=(*ARRAYS, "source_id", "solution_id"))
     ids = table.named(options.columns["source_id"]) if "source_id" in options.columns else table.find("source_id")
     if ids is None:
@@ -113,7 +117,7 @@ def _observe(
         )
     cells = {key: _number_of(columns[key], number) for key in columns}
     scalars, extras = _photometry(cells, factors, options.release)
-    (ra, dec), lost = position(cells.get("ra"), cells.get("dec"))
+    ra, dec, lost = position(cells.get("ra"), cells.get("dec"))
     metadata: dict[str, Any] = {key: int(value) for key in _COUNTS if (value := cells.get(key)) is not None}
     # float32 in the archive: text and binary files shall say the same.
     metadata |= {key: float(np.float32(value)) for key in _NUMBERS if (value := cells.get(key)) is not None}
@@ -228,7 +232,9 @@ def _convert(column: Column, unit: str) -> float:
     try:
         return float(units.Unit(column.unit).to(unit))
     except (ValueError, TypeError) as error:
-        raise BadInput("unit_unknown", f"{column.unit!r} is not {unit}", field=column.name, fix=f"give {unit}") from error
+        raise BadInput(
+            "unit_unknown", f"{column.unit!r} is not {unit}", field=column.name, fix=f"give {unit}"
+        ) from error
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.observations.columns import Column
-from albireo.observations.errors import BadInput
+from albireo.observations.errors import AlbireoError, BadInput
 
 
 def exact_ids(column: Column) -> list[str]:
@@ -35,6 +35,12 @@ def rows_by_id(ids: Sequence[str]) -> list[tuple[str, NDArray[np.int64]]]:
     names, first, inverse = np.unique(np.array(ids), return_index=True, return_inverse=True)
     rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
     return [(str(names[k]), rows[k]) for k in np.argsort(first, kind="stable")]
+
+
+def about(error: AlbireoError, id: str, file: str) -> AlbireoError:
+    """The same error, told whose it is in which file; returns it."""
+    error.message = f"object {id!r}: {error.message}"
+    return error.at(file=file)
 
 
 def _is_rounded(name: str) -> bool:

@@ -66,9 +66,7 @@ def read_lamost(source: Source, options: ReadOptions, companions: Sequence[Sourc
     """The one object of a file."""
     with source.fits() as hdus:
         header = {card: plain(value) for card, value in dict(hdus[0].header).items()}
-        wavelength, flux, ivar, and_mask = (
-            _image(header, hdus[0]) if len(hdus[0].shape) == 2 else _table(header, hdus)
-        )
+        wavelength, flux, ivar, and_mask = _image(header, hdus[0]) if len(hdus[0].shape) == 2 else _table(header, hdus)
     kinds = {str(header.get(card, "")).upper() for card in ("FIBERTYP", "OBJTYPE")}
     if kinds & {"SKY", "UNUSED", "POSERR", "DEAD"}:
         raise BadInput(
@@ -82,7 +80,7 @@ def read_lamost(source: Source, options: ReadOptions, companions: Sequence[Sourc
     metadata = {key: value for key, value in metadata.items() if value != UNKNOWN}
     if "obsid" in metadata:
         metadata["obsid"] = str(metadata["obsid"])
-    (ra, dec), lost = position(header.get("RA"), header.get("DEC"))
+    ra, dec, lost = position(header.get("RA"), header.get("DEC"))
     name, metadata["id_from"] = _identity(header, source)
     return [
         Observation(

@@ -29,7 +29,7 @@ from albireo.observations.bands import band_name, known_survey
 from albireo.observations.columns import Column, Columns, load_columns, lower_names
 from albireo.observations.epochs import light_curve, mjd_from_jd
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.identifiers import exact_ids, rows_by_id
+from albireo.observations.identifiers import about, exact_ids, rows_by_id
 from albireo.observations.observation import Doubles, Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
@@ -57,7 +57,7 @@ def read_table_lightcurve(source: Source, options: ReadOptions, companions: Sequ
                 raise BadInput("value_missing", "rows without an id", field="id")
             items.append(reading.observation(name, rows))
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=f"id {name}"))
+            items.append(about(error, name, source.name))
     return items
 
 

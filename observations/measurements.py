@@ -271,12 +271,12 @@ def _mapped(table: Columns, options: ReadOptions, survey: str | None, taken: Tak
 
 
 def _generic(table: Columns, options: ReadOptions, survey: str | None, taken: Taken) -> Iterator[Measured]:
-    bare = [c for c in table.columns if BAND_KEY.fullmatch(c.name.lower()) and c.name.lower() not in taken.names]
-    # One letter alone is no set of bands: "y" may be a pixel, "r" a radius.
-    alone = {bare[0].name.lower()} if len(bare) == 1 else set()
+    used_before = frozenset(taken.names)
+    # "y" beside "x" is a pixel coordinate.
+    pixel = {"y"} if table.find("x") is not None else set()
     for column in table.columns:
         name = column.name.lower()
-        if name in taken.names or name in alone or column.values.ndim != 1 or column.values.dtype.kind not in "fiu":
+        if name in used_before | pixel or column.values.ndim != 1 or column.values.dtype.kind not in "fiu":
             continue
         for pattern, form, measure, corrected in GENERIC:
             match = pattern.fullmatch(name)

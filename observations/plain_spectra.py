@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.observations.columns import Column, Columns, load_columns, lower_names
+from albireo.observations.columns import Column, Columns, load_columns, lower_names, table_kind
 from albireo.observations.cutouts import Noise
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.fits_cells import plain
@@ -30,6 +30,7 @@ from albireo.observations.packed_spectra import Terms, spectrum_terms
 from albireo.observations.positions import identifier, of_row
 from albireo.observations.source import Source
 from albireo.observations.spectral_terms import measured, parse_unit, position
+from albireo.observations.votables import refuse_references
 
 WAVELENGTHS = ("wavelength", "wavelengths", "wave", "lambda", "lam")
 LOG_WAVELENGTHS = ("loglam", "log_lam", "log10_wavelength")
@@ -51,13 +52,13 @@ _POWER: dict[Noise, int] = {"ivar": -2, "variance": 2, "error": 1}
 def sniff_plain(source: Source) -> bool:
     """True if a table has a wavelength and a flux, and no epochs."""
     names = lower_names(source)
-    return bool(
-        names & {*WAVELENGTHS, *LOG_WAVELENGTHS} and names & set(FLUXES) and not names & OF_LIGHT_CURVES
-    )
+    return bool(names & {*WAVELENGTHS, *LOG_WAVELENGTHS} and names & set(FLUXES) and not names & OF_LIGHT_CURVES)
 
 
 def read_plain(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """The object of the table, or one per row if cells are arrays."""
+    if table_kind(source) == "votable":
+        refuse_references(source)
     table = load_columns(source, text=IDS)
     wavelength, logarithmic = _wavelength_column(table, options)
     flux = _column(table, options, "flux", FLUXES)
@@ -73,7 +74,7 @@ def read_plain(source: Source, options: ReadOptions, companions: Sequence[Source
             grid = _angstrom(cells[0], wavelength, logarithmic)
             spectrum, flags = measured(grid, cells[1], cells[2] * factor, cells[3], terms, kind)
             name, origin = _identity(named, source, number, len(rows))
-            (ra, dec), lost = position(_number(named.get("ra")), _number(named.get("dec")))
+            ra, dec, lost = position(_number(named.get("ra")), _number(named.get("dec")))
         except AlbireoError as error:
             items.append(of_row(error, source.name, f"row {number}") if _is_vector(flux) else error)
             continue

@@ -15,12 +15,13 @@ from albireo.observations.aliases import PLASTICC_BANDS
 from albireo.observations.columns import load_columns, lower_names
 from albireo.observations.epochs import light_curve
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.identifiers import exact_ids, rows_by_id
+from albireo.observations.identifiers import about, exact_ids, rows_by_id
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
 
 ZERO_POINT = 27.5
+_POSITION = ("ra", "decl", "dec")
 Items = list[Observation | AlbireoError]
 
 
@@ -90,7 +91,7 @@ def read_plasticc(source: Source, options: ReadOptions, companions: Sequence[Sou
                 )
             )
         except AlbireoError as problem:
-            items.append(problem.at(file=source.name, field=f"object_id {name}"))
+            items.append(about(problem, name, source.name))
     return items
 
 
@@ -112,15 +113,16 @@ def _plasticc_labels(sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
         gone = {c.name.lower(): c.missing.tolist() for c in table.columns}
         for row, name in enumerate(ids):
             labels = {key: cells[key][row] for key in cells if key != "object_id" and not gone[key][row]}
-            labels = {
-                key: value for key, value in labels.items()
-                if not (isinstance(value, float) and (not np.isfinite(value) or value in (-9.0, -99.0, -999.0)))
-            }  # fmt: skip
+            labels = {key: value for key, value in labels.items() if key in _POSITION or not _is_no_value(value)}
             for key in ("hostgal_specz", "true_z"):
                 if isinstance(labels.get(key), int | float) and "redshift" not in labels:
                     labels["redshift"] = float(labels[key])
             found[name] = labels
     return found
+
+
+def _is_no_value(value: Any) -> bool:
+    return isinstance(value, int | float) and (not np.isfinite(value) or value in (-9, -99, -999))
 
 
 def place(labels: Mapping[str, Any]) -> tuple[float | None, float | None]:

@@ -16,13 +16,12 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.fits_cells import column, columns_of, first_row, is_table_with, native, plain
 from albireo.observations.modalities import FLUX_DENSITY
-from albireo.observations.observation import Observation
+from albireo.observations.observation import Observation, Spectrum
 from albireo.observations.options import ReadOptions
 from albireo.observations.packed_spectra import Terms
 from albireo.observations.positions import of_row
@@ -104,7 +103,7 @@ def read_spec(source: Source, options: ReadOptions, companions: Sequence[Source]
     wavelength = 10.0 ** loglam.astype(np.float64)
     spectrum, flags = measured(wavelength, flux, ivar, _bad(and_mask, ivar), terms)
     row = {name: value for name, value in {**_header_row(header), **row}.items() if not isinstance(value, tuple)}
-    (ra, dec), lost = _position(row)
+    ra, dec, lost = _position(row)
     name, origin = _identity(row, source)
     metadata = {**known(row, _METADATA), "id_from": origin} | {
         key.lower(): str(row[key]) for key in _IDS if str(row.get(key, "")) not in ("", "0")
@@ -135,7 +134,7 @@ def read_spspec(source: Source, options: ReadOptions, companions: Sequence[Sourc
     bits = np.where(np.isfinite(pixels[3]), pixels[3], 1.0).astype(np.int64)
     spectrum, flags = measured(wavelength, pixels[0], pixels[2], (bits & ~EMISSION_LINE) != 0, terms, "error")
     row = _header_row(header)
-    (ra, dec), lost = _position({"RA": header.get("RAOBJ"), "DEC": header.get("DECOBJ")})
+    ra, dec, lost = _position({"RA": header.get("RAOBJ"), "DEC": header.get("DECOBJ")})
     name, origin = _identity(row, source)
     metadata = {**known(row, _METADATA), "id_from": origin}
     metadata |= known(header, {"redshift": "Z", "redshift_err": "Z_ERR", "zwarning": "Z_WARNIN"})
@@ -172,7 +171,9 @@ def read_spplate(
                 fix="give the whole spPlate file, whose HDU 5 tells fibres on objects from those on the sky",
             )
         names = ("FIBERID", "OBJTYPE", "RA", "DEC")
-        fibres = [dict(zip(names, cells, strict=True)) for cells in zip(*(column(plugs, n) for n in names), strict=True)]
+        fibres = [
+            dict(zip(names, cells, strict=True)) for cells in zip(*(column(plugs, n) for n in names), strict=True)
+        ]
     if not len(fibres) == len(flux) == len(ivar) == len(and_mask):
         raise BadInput(
             "shape_mismatch",
@@ -190,7 +191,7 @@ def read_spplate(
             items.append(of_row(error, source.name, f"fibre {fibre['FIBERID']} (row {i})"))
             continue
         row = _header_row(header) | {"FIBERID": fibre["FIBERID"]}
-        (ra, dec), lost = _position(fibre)
+        ra, dec, lost = _position(fibre)
         name, origin = _identity(row, source)
         items.append(
             Observation(
@@ -215,7 +216,7 @@ def _fibre(
     ivar: NDArray[Any],
     and_mask: NDArray[Any],
     terms: Terms,
-) -> Any:
+) -> tuple[Spectrum, tuple[str, ...]]:
     if str(fibre["OBJTYPE"]).upper() == "SKY" or fibre["FIBERID"] < 1:
         raise _no_target(f"OBJTYPE is {fibre['OBJTYPE']!r}, FIBERID {fibre['FIBERID']}")
     return measured(wavelength, flux, ivar, _bad(and_mask, ivar), terms)
@@ -226,7 +227,7 @@ def _no_target(what: str) -> BadInput:
 
 
 def _bad(and_mask: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
-    return (and_mask != 0) | ~(ivar > LEAST_IVAR)
+    return np.asarray((and_mask != 0) | ~(ivar > LEAST_IVAR))
 
 
 def _unit(header: Mapping[str, Any]) -> tuple[str, str]:
@@ -242,9 +243,7 @@ def _terms(header: Mapping[str, Any], unit: tuple[str, str], options: ReadOption
     medium: tuple[str, Literal["vacuum", "air"]] = ("the survey's documentation", "vacuum")
     if header.get("VACUUM") in (False, 0):
         medium = ("VACUUM", "air")
-    return survey_terms(
-        KEY, options, unit=unit, medium=medium, frame=("the survey's documentation", "heliocentric")
-    )
+    return survey_terms(KEY, options, unit=unit, medium=medium, frame=("the survey's documentation", "heliocentric"))
 
 
 def _header_row(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +253,7 @@ def _header_row(header: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(header[card]) for name, card in cards.items() if card in header}
 
 
-def _position(row: Mapping[str, Any]) -> Any:
+def _position(row: Mapping[str, Any]) -> tuple[float | None, float | None, tuple[str, ...]]:
     """Where the fibre was: PLUG_RA, in SDSS-V RACAT or FIBER_RA, before the RA of a photometric match."""
     for ra, dec in (("PLUG_RA", "PLUG_DEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_DEC"), ("RA", "DEC")):
         if row.get(ra) is not None and row.get(dec) is not None:

@@ -22,6 +22,7 @@ from albireo.observations.bands import band_name, band_system
 from albireo.observations.columns import Columns, load_columns, lower_names
 from albireo.observations.epochs import light_curve
 from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.identifiers import about
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
@@ -142,7 +143,7 @@ def read_head(source: Source, options: ReadOptions, companions: Sequence[Source]
                 )
             items.append(_observation(snid, labels, epochs.of(rows), head.meta, options, source, i))
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=f"SNID {snid}"))
+            items.append(about(error, snid, source.name))
     return items
 
 
@@ -229,7 +230,7 @@ def read_text(source: Source, options: ReadOptions, companions: Sequence[Source]
             labels = {key: _value(text) for key, text in block.header.items()}
             items.append(_observation(snid, labels, block.epochs(), {}, options, source, i))
         except AlbireoError as error:
-            items.append(error.at(file=source.name, field=f"SNID {snid}"))
+            items.append(about(error, snid, source.name))
     return items
 
 

@@ -1,4 +1,4 @@
-"""The formats of spectra, in the order they are tried: those of surveys before tables that only look like a spectrum."""
+"""The formats of spectra, in the order they are tried: surveys before tables that only look like a spectrum."""
 
 from __future__ import annotations
 

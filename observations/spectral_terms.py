@@ -151,20 +151,28 @@ def measured(
             field="flux",
             fix="give arrays of one length",
         )
+    good = np.isfinite(flux) & np.isfinite(noise) & (noise > 0)
+    if not (good if bad is None else good & (bad == 0)).any():
+        raise BadInput(
+            "no_coverage",
+            f"none of {len(flux)} pixels has a flux, a positive {noise_kind} and no mask",
+            field="flux",
+            fix="leave this spectrum out",
+        )
     spectrum, flags = spectrum_of(wavelength, flux, noise, noise_kind, bad, terms)
     if spectrum.mask.mean() > 1 - LOW_COVERAGE:
         flags = (*flags, "low_coverage")
     return spectrum, flags
 
 
-def position(ra: Any, dec: Any) -> tuple[tuple[float, float] | tuple[None, None], tuple[str, ...]]:
-    """((ra, dec) in degrees, flags): (None, None) if absent, and flagged `position_invalid` if stated and impossible."""
+def position(ra: Any, dec: Any) -> tuple[float | None, float | None, tuple[str, ...]]:
+    """ra and dec in degrees and flags: None if absent, flagged `position_invalid` if stated and impossible."""
     if ra is None or dec is None:
-        return (None, None), ()
+        return None, None, ()
     if 0 <= ra <= 360 and -90 <= dec <= 90:
-        return (float(ra), float(dec)), ()
+        return float(ra), float(dec), ()
     blank = math.isnan(ra) and math.isnan(dec)
-    return (None, None), () if blank else ("position_invalid",)
+    return None, None, () if blank else ("position_invalid",)
 
 
 def known(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from albireo.observations.aliases import (
 )
 from albireo.observations.columns import Column, Columns, column_names, load_columns, table_kind
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.identifiers import exact_ids
+from albireo.observations.identifiers import about, exact_ids
 from albireo.observations.lightcurves import read_table_lightcurve
 from albireo.observations.measurements import Measured, Taken, measurements, rows_of, table_survey
 from albireo.observations.modalities import MODALITIES
@@ -117,7 +117,7 @@ class _Rows:
                     )
                 items.append(self._row(row, name, columns))
             except AlbireoError as error:
-                items.append(error.at(file=self.source.name, field=f"row {row}"))
+                items.append(about(error, name, self.source.name))
         return items
 
     def _row(self, row: int, name: str, columns: Sequence[tuple[Any, ...]]) -> Observation:

@@ -77,7 +77,7 @@ class Service:
 def run_demo(given: Sequence[Path], out: Path, model: Path, as_json: bool) -> int:
     """The demo; 0 if a picture was drawn, whatever became of single files."""
     console = Console(stderr=as_json)
-    samples = expand([SAMPLES]) if SAMPLES.is_dir() else []
+    samples = sorted(path for path in SAMPLES.glob("*") if path.is_file())
     theirs = expand(given) if given else []
     if not samples and not theirs:
         raise NotFound("file_not_found", "no sample observations are installed", file=str(SAMPLES), fix="give FILES")

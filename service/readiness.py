@@ -35,7 +35,7 @@ PROBE = "probe-1"
 """Name of the probe's formula; another formula gets another name."""
 
 KNOWN_ANSWER = "known_answer.json"
-TOLERANCE = 0.02
+TOLERANCE = 0.01
 """Relative distance |a - b| / |b| allowed to the stored answer: another processor may round a token the other way."""
 
 DRIFT = 1e-3

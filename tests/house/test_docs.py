@@ -123,7 +123,8 @@ def words_of(node: ast.AST) -> set[str]:
 
 
 def flags_set(tree: ast.AST) -> set[str]:
-    """Words that end up in something called `flags`: assigned, added, appended, passed, or returned by `..._flags`."""
+    """Words that end up in something called `flags`: assigned, added, appended, passed, or returned by `..._flags`;
+    and those of the idiom `("word",) if ... else ()`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None:
@@ -134,6 +135,8 @@ def flags_set(tree: ast.AST) -> set[str]:
             found |= {word for keyword in node.keywords if keyword.arg == "flags" for word in words_of(keyword.value)}
             if re.fullmatch(r"\w*flags\.(append|extend|add)", ast.unparse(node.func)):
                 found |= {word for argument in node.args for word in words_of(argument)}
+        elif isinstance(node, ast.IfExp) and all(isinstance(part, ast.Tuple) for part in (node.body, node.orelse)):
+            found |= words_of(node.body) | words_of(node.orelse)
         elif isinstance(node, ast.FunctionDef) and "flags" in node.name:
             returned = [part.value for part in ast.walk(node) if isinstance(part, ast.Return) and part.value]
             found |= {word for value in returned for word in words_of(value)}
