@@ -53,7 +53,7 @@ class Recipe:
 
     seed: int = 20261123
     codec_objects: int = 3000
-    objects: int = 12_000
+    objects: int = 8_000
     image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
     spectrum: Schedule = Schedule(steps=900, batch=16, rate=2e-3)
     transformer: Schedule = Schedule(steps=2400, batch=32, rate=1.5e-3, warm_up=200)

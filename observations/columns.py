@@ -24,7 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
-from astropy.io.votable.exceptions import VOTableSpecError
+from astropy.io.votable.exceptions import VOWarning
 from astropy.table import Table
 from astropy.table.meta import YamlParseError, get_header_from_yaml
 from numpy.typing import NDArray
@@ -132,7 +132,8 @@ def column_names(source: Source) -> tuple[str, ...]:
     if source not in _NAMES:
         try:
             _NAMES[source] = _peek(source)
-        except (BadInput, OSError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException, VOTableSpecError):
+        except (BadInput, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
+                pa.ArrowException, VOWarning, fits.VerifyError):  # fmt: skip
             # Whether the content is damaged is for the reader to say; a look at foreign bytes never fails.
             _NAMES[source] = ()
     return _NAMES[source]
@@ -166,6 +167,7 @@ def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
         pa.ArrowException,
         YamlParseError,
         ExpatError,
+        VOWarning,
     ) as error:
         raise BadInput(
             "damaged_file", f"{kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
@@ -218,7 +220,7 @@ def _peek(source: Source) -> tuple[str, ...]:
     if kind == "fits":
         with fits.open(io.BytesIO(source.content), memmap=False, lazy_load_hdus=True) as hdus:
             table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
-            return tuple(table.columns.names) if table is not None else ()
+            return tuple(name or "" for name in table.columns.names) if table is not None else ()
     if kind == "votable":
         head = source.content[: 1 << 20].decode("utf-8", "replace")
         fields = re.findall(r"<FIELD\b[^>]*", head)

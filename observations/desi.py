@@ -383,5 +383,5 @@ def _labels(
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
     ("desi", "DESI coadd or spectra file", sniff_desi, read_desi, completes),
-    ("desi-redrock", "DESI redrock file (redshifts that complete a coadd)", sniff_redrock, refuse_redrock),
+    ("desi_redrock", "DESI redrock file (redshifts that complete a coadd)", sniff_redrock, refuse_redrock),
 )

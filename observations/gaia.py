@@ -3,12 +3,14 @@
 Read from CSV, ECSV, FITS, VOTable or Parquet. The photometers are told by column name, never by order: bp_coefficients,
 bp_coefficient_errors, rp_coefficients, rp_coefficient_errors. Arrays may be arrays, or text such as "(1.0, 2.0, ..)" or
 "[1.0, 2.0, ..]". source_id is a 64-bit integer and becomes text digit by digit. Coefficients are in electron / s, as
-the archive documents. Mean fluxes and the parallax, if they are there, become scalars; magnitudes become extras (Vega, not
-corrected for extinction).
+the archive documents. Mean fluxes and the parallax, if they are there, become scalars; magnitudes become extras (Vega,
+not corrected for extinction).
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -57,7 +59,8 @@ def read_xp(source: Source, options: ReadOptions, companions: Sequence[Source]) 
         )
     if table_kind(source) == "votable":
         refuse_references(source)
-    table = load_columns(source, text=(*ARRAYS, "source_id", "solution_id"))
+    readable = _without_nulls(source) if table_kind(source) == "ecsv" else source
+    table = load_columns(readable, text=(*ARRAYS, "source_id", "solution_id"))
     ids = table.named(options.columns["source_id"]) if "source_id" in options.columns else table.find("source_id")
     if ids is None:
         raise BadInput(
@@ -79,6 +82,19 @@ def read_xp(source: Source, options: ReadOptions, companions: Sequence[Source]) 
         except AlbireoError as error:
             items.append(of_row(error, source.name, f"row {number}"))
     return items
+
+
+def _without_nulls(source: Source) -> Source:
+    """The same table with empty cells where the archive's ECSV says null, a word that astropy takes for a value."""
+    lines = source.text().splitlines()
+    start = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    if not any(line.replace(" ", "") == "#delimiter:','" for line in lines[:start]):
+        return source
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for cells in csv.reader(lines[start:]):
+        writer.writerow(["" if cell == "null" else cell for cell in cells])
+    return Source(source.name, ("\n".join(lines[:start]) + "\n" + out.getvalue()).encode(), source.limit)
 
 
 def _observe(
@@ -123,7 +139,7 @@ def _observe(
     metadata |= {key: float(np.float32(value)) for key in _NUMBERS if (value := cells.get(key)) is not None}
     if "solution_id" in columns and not columns["solution_id"].missing[number]:
         metadata["solution_id"] = str(columns["solution_id"].values[number])
-    here = source.provenance("gaia-xp", survey="gaia", release=options.release, hdu=table.hdu, row=number)
+    here = source.provenance("gaia_xp", survey="gaia", release=options.release, hdu=table.hdu, row=number)
     return Observation(
         id=name,
         data={**data, **scalars},
@@ -238,5 +254,5 @@ def _convert(column: Column, unit: str) -> float:
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
-    ("gaia-xp", "Gaia XP continuous coefficients (CSV, ECSV, FITS, VOTable, Parquet)", sniff_xp, read_xp),
+    ("gaia_xp", "Gaia XP continuous coefficients (CSV, ECSV, FITS, VOTable, Parquet)", sniff_xp, read_xp),
 )

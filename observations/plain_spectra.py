@@ -89,7 +89,7 @@ def read_plain(source: Source, options: ReadOptions, companions: Sequence[Source
                 metadata={**(metadata if _is_vector(flux) else {}), "id_from": origin},
                 provenance={
                     key: source.provenance(
-                        "plain-spectrum",
+                        "plain_spectrum",
                         survey=terms.row.survey,
                         release=options.release,
                         hdu=table.hdu,
@@ -297,5 +297,5 @@ def _number(value: Any) -> float | None:
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
-    ("plain-spectrum", "table that is a spectrum: wavelength, flux and ivar or error", sniff_plain, read_plain),
+    ("plain_spectrum", "table that is a spectrum: wavelength, flux and ivar or error", sniff_plain, read_plain),
 )

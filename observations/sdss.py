@@ -116,7 +116,7 @@ def read_spec(source: Source, options: ReadOptions, companions: Sequence[Source]
             ra=ra,
             dec=dec,
             metadata=metadata,
-            provenance={KEY: source.provenance("sdss-spec", survey="sdss", release=options.release, hdu="COADD")},
+            provenance={KEY: source.provenance("sdss_spec", survey="sdss", release=options.release, hdu="COADD")},
             flags=(*flags, *lost, *warned),
         )
     ]
@@ -148,7 +148,7 @@ def read_spspec(source: Source, options: ReadOptions, companions: Sequence[Sourc
             ra=ra,
             dec=dec,
             metadata=metadata,
-            provenance={KEY: source.provenance("sdss-spspec", survey="sdss", release=options.release, hdu="0")},
+            provenance={KEY: source.provenance("sdss_spspec", survey="sdss", release=options.release, hdu="0")},
             flags=(*flags, *lost, *warned),
         )
     ]
@@ -201,7 +201,7 @@ def read_spplate(
                 dec=dec,
                 metadata={**known(row, _METADATA), "objtype": fibre["OBJTYPE"], "id_from": origin},
                 provenance={
-                    KEY: source.provenance("sdss-spplate", survey="sdss", release=options.release, hdu="0", row=i)
+                    KEY: source.provenance("sdss_spplate", survey="sdss", release=options.release, hdu="0", row=i)
                 },
                 flags=(*flags, *lost),
             )
@@ -276,7 +276,7 @@ def _identity(row: Mapping[str, Any], source: Source) -> tuple[str, str]:
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
-    ("sdss-spec", "SDSS, BOSS or SDSS-V spectrum (spec-*.fits)", sniff_spec, read_spec),
-    ("sdss-spplate", "SDSS plate of spectra (spPlate-*.fits)", sniff_spplate, read_spplate),
-    ("sdss-spspec", "SDSS DR1-7 spectrum (spSpec-*.fit)", sniff_spspec, read_spspec),
+    ("sdss_spec", "SDSS, BOSS or SDSS-V spectrum (spec-*.fits)", sniff_spec, read_spec),
+    ("sdss_spplate", "SDSS plate of spectra (spPlate-*.fits)", sniff_spplate, read_spplate),
+    ("sdss_spspec", "SDSS DR1-7 spectrum (spSpec-*.fit)", sniff_spspec, read_spspec),
 )

@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -134,6 +135,7 @@ def read_head(source: Source, options: ReadOptions, companions: Sequence[Source]
             if seen[snid] > 1:
                 raise BadInput("id_duplicate", f"{seen[snid]} rows have SNID {snid!r}", field="SNID")
             labels = {c.name: c.values[i].item() for c in head.columns if c.values.ndim == 1 and not c.missing[i]}
+            labels["PHOT_FILE"] = phots[0].name
             rows = slice(int(first[i]) - 1, int(last[i]))
             if first[i] < 1 or last[i] < first[i]:
                 raise BadInput("no_epoch", f"no row of PHOT belongs to {snid!r}", field="PTROBS_MIN")
@@ -308,7 +310,7 @@ def _keys(words: list[str]) -> dict[str, str]:
     """The keys of a line: "RA: 1.5 deg DECL: 2" gives both; "0.02 +- 0.001 (CMB)" gives a value and <key>_ERR."""
     found: dict[str, str] = {}
     starts = [j for j, word in enumerate(words) if re.fullmatch(r"[A-Za-z]\w*:", word)]
-    for j, end in zip(starts, [*starts[1:], len(words)], strict=True):
+    for j, end in pairwise([*starts, len(words)]):
         key, values = words[j][:-1], words[j + 1 : end]
         if values:
             found[key] = values[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from albireo.observations import snana
+from albireo.observations import reading, snana
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.lightcurves import FORMATS
 from albireo.observations.observation import LightCurve, Observation
@@ -108,6 +108,7 @@ def test_names_are_no_numbers_and_sentinels_are_no_values() -> None:
     assert item.metadata["redshift"] == item.metadata["redshift_final"] == 0.5
     assert item.metadata["redshift_frame"] == "CMB"
     assert item.metadata["mwebv"] == 0.25
+    assert item.metadata["phot_file"] == "FOO_PHOT.FITS"
     assert (item.ra, item.dec) == (30.5, -9.0), "-9 is a declination"
     assert set(item.data) == {"lightcurve"}, "labels are metadata, never data"
 
@@ -225,6 +226,7 @@ RA:   53.5 deg   DECL: -28.25 deg
 MWEBV: 0.0071 +- 0.0006 MW E(B-V)
 REDSHIFT_FINAL: 0.0247 +- 0.0001 (CMB)
 SEARCH_PEAKMJD: -9
+words without a key
 NOBS: 3
 NVAR: 5
 VARLIST: MJD  FLT FIELD FLUXCAL FLUXCALERR
@@ -374,3 +376,19 @@ def test_text_equals_sncosmo(test_data: Path, name: str, id: str, epochs: int) -
     assert (item.ra, item.dec) == (meta["RA"], meta["DECL"])
     assert item.metadata["redshift"] == item.metadata["redshift_helio"] == meta["REDSHIFT_HELIO"]
     assert item.metadata["mwebv"] == meta["MWEBV"]
+
+
+@pytest.mark.real
+def test_many_files_in_one_call(test_data: Path) -> None:
+    """The real pair among synthetic pairs and texts: each PHOT goes to its HEAD, every object is read once."""
+    folder = test_data / "raw" / "snana"
+    sources = [Source.from_path(path) for path in sorted(folder.iterdir())]
+    sources = [*pair("B")[::-1], *sources, *pair("A", ids=("x",))]
+    reports = reading.read_files(sources, OPTIONS)
+    assert not [report.error for report in reports if report.error]
+    assert {r.file: r.companion_of for r in reports if r.companion_of} == {
+        "A_PHOT.FITS": "A_HEAD.FITS",
+        "B_PHOT.FITS": "B_HEAD.FITS",
+        "DES-SN5YR_Foundation_PHOT.FITS.gz": "DES-SN5YR_Foundation_HEAD.FITS.gz",
+    }
+    assert sum(len(report.observations) for report in reports) == 185 + 5 + 2 + 1

@@ -108,7 +108,7 @@ def test_sdss_layouts(case: Callable[[str], str]) -> None:
     row = {"PLATE": 266, "MJD": 51630, "FIBERID": 48, "PLUG_RA": 146.1, "PLUG_DEC": 0.6, "CLASS": "GALAXY"}
     row |= {"SUBCLASS": "STARFORMING", "Z": 0.25, "Z_ERR": 0.001, "ZWARNING": 0, "SPECOBJID": "299622993229801472"}
     file = spec(case=case, row=row)
-    assert formats_of(file) == ["sdss-spec", "plain-spectrum"]  # the survey's own format is tried first
+    assert formats_of(file) == ["sdss_spec", "plain_spectrum"]  # the survey's own format is tried first
     observation, spectrum = one(file)
     assert observation.id == "sdss-0266-51630-0048"
     assert (observation.ra, observation.dec) == (146.1, 0.6)
@@ -244,7 +244,7 @@ def spspec(**header: Any) -> Source:
 
 def test_spspec() -> None:
     file = spspec()
-    assert formats_of(file) == ["sdss-spspec"]
+    assert formats_of(file) == ["sdss_spspec"]
     item, spectrum = one(file)
     assert item.id == "sdss-0266-51630-0009"
     assert (item.ra, item.dec, item.metadata["redshift"], item.metadata["class"]) == (150.0, 2.0, 0.1, "GALAXY")
@@ -285,7 +285,7 @@ def test_spplate() -> None:
     )
     hdus = [primary, fits.ImageHDU(ivar), fits.ImageHDU(mask), fits.ImageHDU(mask)]
     file = source(*hdus, plugs)
-    assert formats_of(file) == ["sdss-spplate"]
+    assert formats_of(file) == ["sdss_spplate"]
     items = read(file)
     assert [item.code if isinstance(item, AlbireoError) else item.id for item in items] == [
         "sdss-0266-51630-0001",
