@@ -56,7 +56,7 @@ class Recipe:
     objects: int = 8_000
     image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
     spectrum: Schedule = Schedule(steps=900, batch=16, rate=2e-3)
-    transformer: Schedule = Schedule(steps=2400, batch=32, rate=1.5e-3, warm_up=200)
+    transformer: Schedule = Schedule(steps=1800, batch=32, rate=1.5e-3, warm_up=200)
     budget: Budget = Budget()
 
 

@@ -7,6 +7,7 @@ over another batch shape rounds differently and a latent near a cell's edge woul
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from albireo.observations.modalities import Modality
 P = TypeVar("P")
 
 
-class Tokenizer(nn.Module, Generic[P]):
+class Tokenizer(nn.Module, ABC, Generic[P]):
     """One tokenizer of a checkpoint.
 
     row         the modality whose payloads it reads
@@ -32,9 +33,9 @@ class Tokenizer(nn.Module, Generic[P]):
     vocab_size: int
     grid: tuple[int, int]
 
+    @abstractmethod
     def check(self, payload: P) -> tuple[str, ...]:
         """QA flags of a payload; raises BadInput if it would give a meaningless token."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def encode(self, payloads: Sequence[P]) -> Tensor:
@@ -52,11 +53,11 @@ class Tokenizer(nn.Module, Generic[P]):
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}, not (B, {self.n_tokens})")
         return self._decode(tokens, **target)
 
-    def _encode(self, payload: P) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _encode(self, payload: P) -> Tensor: ...
 
-    def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _decode(self, tokens: Tensor, **target: Any) -> Tensor: ...
 
     @property
     def device(self) -> torch.device:
