@@ -19,7 +19,10 @@ def validated(*paths: Path) -> list[dict[str, Any]]:
     """The items of the answer, from the command itself in a process of its own."""
     code = "import sys; from albireo.service.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "validate", "--json", *map(str, paths)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "validate", "--json", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     items: list[dict[str, Any]] = json.loads(done.stdout)["items"]
@@ -47,9 +50,7 @@ def test_sdss_spectrum_beside_specutils(test_data: Path) -> None:
 
 def test_desi_coadd_by_hand(test_data: Path) -> None:
     folder = test_data / "raw" / "desi"
-    (item,) = validated(
-        folder / "coadd-4-80613-thru20210324.fits", folder / "redrock-4-80613-thru20210324.fits"
-    )
+    (item,) = validated(folder / "coadd-4-80613-thru20210324.fits", folder / "redrock-4-80613-thru20210324.fits")
     ours = modality(item, "spectrum.desi")
     with fits.open(folder / "coadd-4-80613-thru20210324.fits") as hdus:
         total, weight = np.zeros(7781), np.zeros(7781)
