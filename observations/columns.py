@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from albireo.observations.errors import BadInput, TooLarge
 from albireo.observations.observation import Bools, Doubles
 from albireo.observations.source import Source
+from albireo.observations.votables import refuse_references
 
 TableKind = Literal["csv", "ecsv", "fits", "parquet", "votable"]
 
@@ -346,13 +347,7 @@ def _fits_column(hdu: Any, item: Any) -> Column:
 
 
 def _load_votable(source: Source) -> Columns:
-    """Entities and document types are refused: they can name other files and grow without bound."""
-    upper = source.content.upper()
-    if b"<!DOCTYPE" in upper or b"<!ENTITY" in upper:
-        raise BadInput(
-            "entities_refused", "the XML declares a document type or entities", file=source.name,
-            fix="write the VOTable without them",
-        )  # fmt: skip
+    refuse_references(source)
     table = parse_single_table(io.BytesIO(source.content), verify="ignore").to_table(use_names_over_ids=True)
     return _from_astropy("votable", table, source)
 

@@ -28,7 +28,6 @@ from albireo.observations.options import ReadOptions
 from albireo.observations.positions import identifier, of_row
 from albireo.observations.source import Source
 from albireo.observations.spectral_terms import position
-from albireo.observations.votables import refuse_references
 
 BASES = 55
 """Coefficients of one photometer in Gaia DR3 and its predecessors of the same basis."""
@@ -57,8 +56,6 @@ def read_xp(source: Source, options: ReadOptions, companions: Sequence[Source]) 
             field="survey",
             fix="leave the option out for this file",
         )
-    if table_kind(source) == "votable":
-        refuse_references(source)
     readable = _without_nulls(source) if table_kind(source) == "ecsv" else source
     table = load_columns(readable, text=(*ARRAYS, "source_id", "solution_id"))
     ids = table.named(options.columns["source_id"]) if "source_id" in options.columns else table.find("source_id")

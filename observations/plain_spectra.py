@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.observations.columns import Column, Columns, load_columns, lower_names, table_kind
+from albireo.observations.columns import Column, Columns, load_columns, lower_names
 from albireo.observations.cutouts import Noise
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.fits_cells import plain
@@ -30,7 +30,6 @@ from albireo.observations.packed_spectra import Terms, spectrum_terms
 from albireo.observations.positions import identifier, of_row
 from albireo.observations.source import Source
 from albireo.observations.spectral_terms import measured, parse_unit, position
-from albireo.observations.votables import refuse_references
 
 WAVELENGTHS = ("wavelength", "wavelengths", "wave", "lambda", "lam")
 LOG_WAVELENGTHS = ("loglam", "log_lam", "log10_wavelength")
@@ -57,8 +56,6 @@ def sniff_plain(source: Source) -> bool:
 
 def read_plain(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """The object of the table, or one per row if cells are arrays."""
-    if table_kind(source) == "votable":
-        refuse_references(source)
     table = load_columns(source, text=IDS)
     wavelength, logarithmic = _wavelength_column(table, options)
     flux = _column(table, options, "flux", FLUXES)

@@ -376,6 +376,16 @@ def test_entities_are_refused(declaration: str) -> None:
     assert code(f"{head}?>\n{declaration}{rest}") == "entities_refused"
 
 
+def test_a_votable_opens_nothing_outside_itself(tmp_path: Path) -> None:
+    """A STREAM may name its data by href, and astropy would open that file for whoever sent the table."""
+    secret = tmp_path / "secret.xml"
+    secret.write_bytes(table_bytes(Table({"id": ["a"], "redshift": [0.5]}), "votable"))
+    plain = table_bytes(Table({"id": ["a"], "redshift": [0.5]}), "votable").decode()
+    start, end = plain.index("<TABLEDATA>"), plain.index("</TABLEDATA>") + len("</TABLEDATA>")
+    stream = f'<BINARY><STREAM href="file://{secret}"/></BINARY>'
+    assert code(plain[:start] + stream + plain[end:]) == "reference_refused"
+
+
 @pytest.mark.parametrize("format", ["fits", "votable", "parquet"])
 def test_damage_is_a_typed_error(format: str) -> None:
     content = table_bytes(Table({"id": ["a"] * 3000, "redshift": np.arange(3000.0)}), format)
