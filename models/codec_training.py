@@ -19,6 +19,11 @@ from albireo.tokenizers.image import BANDS, ImageTokenizer
 from albireo.tokenizers.quantizers import LookupFreeQuantizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
 
+Rng = np.random.Generator
+
+PIECE, PIECE_STEP = 2176, 64
+"""Pixels of the wavelength grid in one training step, and the step of where the piece may begin."""
+
 MAX_SNR = 10.0
 """Signal-to-noise per pixel counted in the loss: brighter pixels do not drown the others."""
 
@@ -50,7 +55,9 @@ def image_arrays(tokenizer: ImageTokenizer, images: Sequence[Image]) -> tuple[Te
     return slots, present
 
 
-def image_loss(tokenizer: ImageTokenizer, slots: Tensor, present: Tensor) -> Tensor:
+def image_loss(
+    tokenizer: ImageTokenizer, slots: Tensor, present: Tensor, *, done: float = 1.0, rng: Rng | None = None
+) -> Tensor:
     """Mean squared error of the range-compressed flux over the channels that are there."""
     quantized = tokenizer.quantizer.quantize(tokenizer.latents(slots, present))
     error = (tokenizer.reconstruct(quantized) - slots) ** 2
@@ -69,31 +76,45 @@ def spectrum_arrays(tokenizer: SpectrumTokenizer, spectra: Sequence[Spectrum]) -
     return out
 
 
-def spectrum_loss(tokenizer: SpectrumTokenizer, x: Tensor) -> Tensor:
-    """Huber of the normalised residual in units of its error, mask cross entropy, and the sign quantizer's terms."""
-    z = tokenizer.latents(x)
-    flux, mask_logits = tokenizer.reconstruct(tokenizer.quantizer.quantize(z)).unbind(dim=1)
+def spectrum_loss(tokenizer: SpectrumTokenizer, x: Tensor, *, done: float = 1.0, rng: Rng | None = None) -> Tensor:
+    """Huber of the normalised residual in units of its error, mask cross entropy, and the sign quantizer's terms.
+
+    In training (with `rng`) a piece of the grid is used, and the bottleneck hardens: latents pass as tanh at first and
+    more and more of them as signs. Signs from the start collapse: the codes freeze before the encoder has learnt.
+    """
+    hard = float(np.clip((done - 0.15) / 0.45, 0.0, 1.0))
+    if rng is not None:
+        start = PIECE_STEP * int(rng.integers(0, (x.shape[2] - PIECE) // PIECE_STEP + 1))
+        x = x[:, :, start : start + PIECE]
+    z = tokenizer.latents(x).float()
+    signs = tokenizer.quantizer.quantize(z)
+    if hard < 1 and rng is not None:
+        signs = torch.where(torch.as_tensor(rng.random(tuple(z.shape)) < hard), signs, torch.tanh(z))
+    flux, mask_logits = tokenizer.reconstruct(signs).unbind(dim=1)
     target = torch.sinh(x[:, 0]) / tokenizer.input_scaling
     snr = torch.clamp(torch.sinh(x[:, 1]) / tokenizer.input_scaling, 0, MAX_SNR)
     good = snr > 0
     chi = F.smooth_l1_loss(flux * snr, target * snr, reduction="none", beta=3.0)
     fit = (chi * good).sum() / good.sum()
     masked = F.binary_cross_entropy_with_logits(mask_logits, (~good).float())
-    return fit + 0.05 * masked + sign_terms(tokenizer.quantizer, z)
+    return fit + 0.05 * masked + hard * sign_terms(tokenizer.quantizer, z)
 
 
 def sign_terms(quantizer: LookupFreeQuantizer, z: Tensor) -> Tensor:
-    """Commitment 0.25 and entropy 0.1 of the look-up free quantizer (arXiv 2310.05737), bits taken as independent."""
+    """Commitment 0.25 and entropy 0.1 of the look-up free quantizer (arXiv 2310.05737).
+
+    The entropy of the mean distribution is taken over whole codes: bit by bit, all bits become copies of one.
+    """
     commitment = F.mse_loss(z, quantizer.quantize(z).detach())
-    p = torch.sigmoid(4.0 * z.float()).movedim(1, -1).flatten(0, 1)
-    certain = _bit_entropy(p).sum(-1).mean()
-    spread = _bit_entropy(p.mean(dim=0)).sum()
+    codes = quantizer.decode(torch.arange(quantizer.vocab_size, device=z.device)[None])[0]
+    p = (2.0 * z.movedim(1, -1).flatten(0, 1) @ codes).softmax(dim=-1)
+    certain = _entropy(p).mean()
+    spread = _entropy(p.mean(dim=0))
     return 0.25 * commitment + 0.1 * (certain - spread)
 
 
-def _bit_entropy(p: Tensor) -> Tensor:
-    p = p.clamp(1e-5, 1 - 1e-5)
-    return -(p * p.log() + (1 - p) * (1 - p).log())
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.clamp(min=1e-8).log()).sum(dim=-1)
 
 
 def train_codec(
@@ -119,7 +140,7 @@ def train_codec(
             group["lr"] = schedule.rate * schedule.factor(step)
         tokenizer.train()
         with torch.autocast("cpu", torch.bfloat16):  # the weights themselves stay in float32
-            value = loss(tokenizer, *(_rows(array, rows) for array in arrays))
+            value = loss(tokenizer, *(_rows(array, rows) for array in arrays), done=step / schedule.steps, rng=rng)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)

@@ -43,7 +43,7 @@ from albireo.tokenizers.quantizers import LinearQuantizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
 
-MIN_CODES = 64
+MIN_CODES = 32
 """Fewest codes that a trained codec uses on 64 objects; a collapsed one uses a handful."""
 
 SHARD = 500
@@ -58,7 +58,7 @@ class Recipe:
     codec_objects: int = 3000
     objects: int = 8_000
     image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
-    spectrum: Schedule = Schedule(steps=800, batch=16, rate=6e-4)
+    spectrum: Schedule = Schedule(steps=800, batch=32, rate=1.5e-3)
     transformer: Schedule = Schedule(steps=1800, batch=32, rate=1.5e-3, warm_up=200)
     budget: Budget = Budget()
 
@@ -92,7 +92,8 @@ def train_codecs(recipe: Recipe, state: Path) -> TokenizerBank:
         train_codec("image", image, image_loss, image_arrays(image, images), recipe.image, state, recipe.seed)
         arrays = [spectrum_arrays(spectrum, spectra)]
         train_codec("spectrum", spectrum, spectrum_loss, arrays, recipe.spectrum, state, recipe.seed)
-        for tokenizer, sample in ((image, images[:64]), (spectrum, spectra[:64])):
+        legacy = [one for one in images if one.bands == MODALITIES["tok_image"].bands]
+        for tokenizer, sample in ((image, legacy[:64]), (spectrum, spectra[:64])):
             used = len(tokenizer.encode(sample)[:, 1:].unique())
             if used < MIN_CODES:
                 raise RuntimeError(f"the {tokenizer.row.kind} codec collapsed: {used} codes in use; lower its rate")

@@ -92,7 +92,7 @@ def _hsc() -> list[Measurement]:
     for c in ("11", "12", "22"):
         column = f"i_sdssshape_shape{c}"
         rows.append(
-            Measurement(column, f"tok_shape{c}", "hsc", "pixel2", "other", errors=(f"{column}sigma",), sure=True)
+            Measurement(column, f"tok_shape{c}", "hsc", "arcsec2", "other", errors=(f"{column}sigma",), sure=True)
         )
     return rows
 

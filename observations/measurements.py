@@ -190,9 +190,9 @@ def _factor(unit: str, wanted: str, form: Form, column: Column) -> float:
     elif wanted == "electron / s":
         if is_electron_rate(unit):
             return 1.0
-    elif wanted == "pixel2" and unit.replace(" ", "") in ("arcsec2", "arcsec**2", "arcsec^2"):
+    elif wanted == "arcsec2" and unit.replace(" ", "") in ("pixel2", "pixel**2", "pixel^2", "pix2"):
         assert HSC_PIXEL is not None
-        return 1.0 / HSC_PIXEL**2
+        return HSC_PIXEL**2
     elif wanted == "mag" and is_magnitude_unit(unit):
         return 1.0
     else:

@@ -71,7 +71,7 @@ _ROWS = (
     _scalar("tok_ebv", "legacysurvey", "EBV", "mag"),
     *(_scalar(f"tok_mag_{b}", "hsc", f"{b}_cmodel_mag", "mag") for b in "grizy"),
     *(_scalar(f"tok_a_{b}", "hsc", f"a_{b}", "mag") for b in "grizy"),
-    *(_scalar(f"tok_shape{c}", "hsc", f"i_sdssshape_shape{c}", "pixel2") for c in ("11", "12", "22")),
+    *(_scalar(f"tok_shape{c}", "hsc", f"i_sdssshape_shape{c}", "arcsec2") for c in ("11", "12", "22")),
     *(_scalar(f"tok_flux_{b}_gaia", "gaia", f"phot_{b}_mean_flux", "electron / s") for b in ("g", "bp", "rp")),
     _scalar("tok_parallax", "gaia", "parallax", "mas"),
     Modality("tok_z", "redshift", "scalar", "any", "Z", ""),

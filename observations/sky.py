@@ -340,9 +340,9 @@ def _hsc(truth: Truth, photometry: dict[str, float], shape: Shape, rng: np.rando
         convention = Convention("hsc", name, "AB", "cmodel", extinction_corrected=False)
         data[f"tok_mag_{band}"] = Scalar(float(magnitude), "mag", 0.01, convention)
         data[f"tok_a_{band}"] = Scalar(float(extinction(np.array([(low + high) / 2]), truth.ebv)[0]), "mag")
-    moments = shape.covariance() / 0.168**2 + np.eye(2) * (0.7 / 2.355 / 0.168) ** 2
+    moments = shape.covariance() + np.eye(2) * (0.7 / 2.355) ** 2
     for key, value in (("11", moments[0, 0]), ("12", moments[0, 1]), ("22", moments[1, 1])):
-        data[f"tok_shape{key}"] = Scalar(float(value * (1 + 0.02 * rng.normal())), "pixel2")
+        data[f"tok_shape{key}"] = Scalar(float(value * (1 + 0.02 * rng.normal())), MODALITIES[f"tok_shape{key}"].unit)
     return data
 
 

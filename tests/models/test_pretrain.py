@@ -117,7 +117,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
         torch.manual_seed(0)
         return torch.nn.Linear(6, 6)
 
-    def loss(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def loss(module: torch.nn.Module, x: torch.Tensor, **progress: object) -> torch.Tensor:
         return ((module(x) - x) ** 2).mean()
 
     whole, first, second = fresh(), fresh(), fresh()
@@ -140,7 +140,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
 
     calls = 0
 
-    def stopping(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def stopping(module: torch.nn.Module, x: torch.Tensor, **progress: object) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls > 250:

@@ -104,7 +104,7 @@ def test_hsc_magnitudes_stay_magnitudes() -> None:
     assert got.id == "38553510571974720"
     assert scalar(got, "tok_mag_g") == Scalar(21.5, "mag", 0.01, Convention("hsc", "HSC-G", "AB", "cmodel", False))
     assert scalar(got, "tok_a_g") == Scalar(0.08, "mag")
-    assert scalar(got, "tok_shape11") == Scalar(6.5, "pixel2")
+    assert scalar(got, "tok_shape11") == Scalar(6.5, "arcsec2")
 
 
 def test_gaia() -> None:
