@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from albireo.models import mini, pretrain
 from albireo.models.engine import Tokens
 from albireo.models.pretrain import Recipe
 from albireo.models.torch_engine import TorchEngine
-from albireo.models.transformer import Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Image, Observation, Scalar, Spectrum
 from albireo.observations.sky import mixed, simulate
+from albireo.tokenizers.bank import TokenizerBank, build
 from albireo.tokenizers.checkpoint import MINI
 
 Matrix = NDArray[np.float32]
@@ -76,11 +76,9 @@ def paired_bootstrap(
 
 def untrained(engine: TorchEngine, seed: int) -> TorchEngine:
     """The same network with the weights it had before the first step, behind the same tokenizers."""
-    checkpoint = engine.checkpoint
-    transformer = Transformer(TransformerConfig.from_json(checkpoint.config), checkpoint.inputs, checkpoint.outputs)
-    grids = {key: engine.bank[key].grid for key in checkpoint.inputs} | {"tok_z": (1, 1)}
-    transformer.initialise(grids, torch.Generator().manual_seed(seed))
-    return TorchEngine(checkpoint, engine.bank, transformer, "cpu")
+    redshift = build(MODALITIES["tok_z"], mini.codec_config("tok_z"))
+    bank = TokenizerBank({**engine.bank, "tok_z": redshift})
+    return TorchEngine(engine.checkpoint, engine.bank, pretrain.untrained(bank, seed), "cpu")
 
 
 def embed(engine: TorchEngine, observations: Sequence[Observation]) -> Matrix:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +39,14 @@ from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Image, Observation, Scalar, Spectrum
 from albireo.observations.sky import simulate
 from albireo.tokenizers.bank import TokenizerBank, as_row, build
+from albireo.tokenizers.base import Tokenizer
 from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS, TokenSpec
 from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.quantizers import LinearQuantizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
+
+REDSHIFT_WEIGHT = 4.0
 
 MIN_CODES = 32
 """Fewest codes that a trained codec uses on 64 objects; a collapsed one uses a handful."""
@@ -56,11 +61,11 @@ class Recipe:
 
     seed: int = 20261123
     codec_objects: int = 3000
-    objects: int = 8_000
+    objects: int = 6_000
     image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
     spectrum: Schedule = Schedule(steps=800, batch=32, rate=1.5e-3)
-    transformer: Schedule = Schedule(steps=1800, batch=32, rate=1.5e-3, warm_up=200)
-    budget: Budget = Budget()
+    transformer: Schedule = Schedule(steps=1100, batch=32, rate=2e-3)
+    budget: Budget = Budget(inputs=80, targets=20)
 
 
 def shard(recipe: Recipe, index: int) -> Iterator[Observation]:
@@ -182,7 +187,10 @@ def load_tokens(paths: Sequence[Path]) -> list[dict[str, NDArray[np.int32]]]:
 def batch_loss(
     model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int32]]], splits: Sequence[Split]
 ) -> Tensor:
-    """Cross entropy, averaged over the tokens of a modality and then over modalities, of a padded batch."""
+    """Cross entropy, averaged over the tokens of a modality and then over modalities, of a padded batch.
+
+    Redshift counts REDSHIFT_WEIGHT times: it is the one target that every modality has a part of.
+    """
     dim = model.config.dim
     lengths = [sum(map(len, one.shown.values())) for one in splits]
     sizes = [sum(map(len, one.asked.values())) for one in splits]
@@ -222,7 +230,8 @@ def batch_loss(
     losses = [
         F.cross_entropy(model.target(key).to_logits(states[at]).float(), ids) for key, (at, ids) in wanted.items()
     ]
-    return torch.stack(losses).mean()
+    weights = torch.tensor([REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in wanted])
+    return (torch.stack(losses) * weights).sum() / weights.sum()
 
 
 def _gather(
@@ -249,19 +258,44 @@ def _slots(key: str, order: Sequence[str], parts: Sequence[Mapping[str, NDArray[
     return torch.as_tensor(np.concatenate(out))
 
 
-def pretrain(recipe: Recipe, bank: TokenizerBank, paths: Sequence[Path], state: Path) -> Transformer:
-    """Masked modelling of the token shards; the last shard validates."""
-    objects = load_tokens(paths)
-    train, held = objects[:-SHARD], objects[-SHARD:]
+def untrained(bank: TokenizerBank, seed: int) -> Transformer:
+    """The transformer before its first step.
+
+    Token tables begin as random smooth functions of what their codes stand for (a scalar's place in its codebook, an
+    image's latent values, a spectrum's sign bits), at the size of the position embeddings: with AION-1's 0.02 the places
+    drown the values, and some thousand steps only learn how often each code occurs.
+    """
     specs = {key: TokenSpec(tokenizer.n_tokens, tokenizer.vocab_size) for key, tokenizer in bank.items()}
     model = Transformer(
         TransformerConfig.from_json(mini.TRANSFORMER),
         {key: specs[key] for key in MODALITIES if key in mini.INPUTS},
         {key: specs[key] for key in MODALITIES if key in mini.OUTPUTS},
     )
-    model.initialise(
-        {key: tokenizer.grid for key, tokenizer in bank.items()}, torch.Generator().manual_seed(recipe.seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    model.initialise({key: tokenizer.grid for key, tokenizer in bank.items()}, generator)
+    with torch.no_grad():
+        for key in model.encoder_embeddings:
+            features = _code_features(bank[key])
+            table = features @ torch.randn(features.shape[1], model.config.dim, generator=generator)
+            model.input(key).token_emb.weight.copy_(table / table.std())
+            model.input(key).mod_emb.normal_(std=0.5, generator=generator)
+    return model
+
+
+def _code_features(tokenizer: Tokenizer[Any]) -> Tensor:
+    """What each code stands for, as numbers (vocab_size, F)."""
+    codes = torch.arange(tokenizer.vocab_size)
+    if isinstance(tokenizer, ImageTokenizer | SpectrumTokenizer):
+        return tokenizer.quantizer.decode(codes[None])[0].T
+    place = codes / (len(codes) - 1)
+    return torch.stack([torch.cos(math.pi * k * place) / k for k in range(1, 9)], dim=1)
+
+
+def pretrain(recipe: Recipe, bank: TokenizerBank, paths: Sequence[Path], state: Path) -> Transformer:
+    """Masked modelling of the token shards; the last shard validates."""
+    objects = load_tokens(paths)
+    train, held = objects[:-SHARD], objects[-SHARD:]
+    model = untrained(bank, recipe.seed)
     schedule = recipe.transformer
     decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "emb" not in n)]

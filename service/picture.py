@@ -58,7 +58,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str, subtitle: str) -> None
             )
         figure.text(0.012, 1 - 0.12 / height, title, fontsize=13, fontweight="bold", ha="left", va="top")
         figure.text(0.012, 1 - 0.42 / height, subtitle, fontsize=8.5, color=FAINT, ha="left", va="top")
-        figure.tight_layout(rect=(0, 0, 1, 1 - 0.62 / height), w_pad=0.8)
+        figure.tight_layout(rect=(0, 0, 1, 1 - 0.62 / height), w_pad=0.8, h_pad=2.0)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png")
 

@@ -15,7 +15,7 @@ from albireo.models import mini
 from albireo.models.codec_training import Schedule, train_codec
 from albireo.models.masking import Budget, Split, split
 from albireo.models.neighbours import agreement, paired_bootstrap
-from albireo.models.pretrain import batch_loss
+from albireo.models.pretrain import REDSHIFT_WEIGHT, batch_loss
 from albireo.models.stages import load_state, save_state
 from albireo.models.transformer import Transformer, TransformerConfig
 from albireo.tokenizers.checkpoint import TokenSpec
@@ -107,7 +107,9 @@ def slow_loss(model: Transformer, batch: list[dict[str, np.ndarray]], splits: li
             per_key.setdefault(key, []).append(
                 F.cross_entropy(logits, torch.as_tensor(ids[key][at].astype(np.int64)), reduction="none")
             )
-    return torch.stack([torch.cat(losses).mean() for losses in per_key.values()]).mean()
+    weights = torch.tensor([REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in per_key])
+    means = torch.stack([torch.cat(losses).mean() for losses in per_key.values()])
+    return (means * weights).sum() / weights.sum()
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
