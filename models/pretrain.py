@@ -262,7 +262,7 @@ def untrained(bank: TokenizerBank, seed: int) -> Transformer:
     """The transformer before its first step.
 
     Token tables begin as random smooth functions of what their codes stand for (a scalar's place in its codebook, an
-    image's latent values, a spectrum's sign bits), at the size of the position embeddings: with AION-1's 0.02 the places
+    image's latent values, a spectrum's sign bits), as large as the position embeddings: with AION-1's 0.02 the places
     drown the values, and some thousand steps only learn how often each code occurs.
     """
     specs = {key: TokenSpec(tokenizer.n_tokens, tokenizer.vocab_size) for key, tokenizer in bank.items()}
