@@ -124,7 +124,9 @@ def _paint_coefficients(axes: Any, payloads: Sequence[Payload], colour: str) -> 
 
 
 def _paint_photometry(axes: Any, payloads: Sequence[Payload], colour: str) -> None:
-    scalars = [p for p in payloads if isinstance(p, Scalar) and p.convention is not None]
+    measured = [p for p in payloads if isinstance(p, Scalar) and p.convention is not None]
+    # One axis, one unit: the first survey's, in the table's order of modalities.
+    scalars = [p for p in measured if p.unit == measured[0].unit]
     names = [p.convention.band.split("-")[-1] for p in scalars if p.convention is not None]
     axes.plot(names, [p.value for p in scalars], "o", ms=4, color=colour)
     axes.set_ylabel(scalars[0].unit, fontsize=6)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from albireo.models.engine import Tokens
@@ -17,6 +18,7 @@ from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Image, Observation, Scalar
 from albireo.observations.sky import mixed, simulate
 from albireo.tokenizers.checkpoint import MINI, Checkpoint
+from albireo.tokenizers.image import ImageTokenizer
 
 N = 17
 
@@ -209,14 +211,18 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_bands_that_are_absent_are_no_zeros(engine: TorchEngine) -> None:
+    """The projection scales as if every slot were filled: sqrt(9 / 3) against sqrt(9 / 4) for the same pixels."""
     observation = next(iter(simulate(1, np.random.default_rng(9))))
-    image = observation.data["tok_image"]
+    image, tokenizer = observation.data["tok_image"], engine.bank["tok_image"]
     assert isinstance(image, Image)
-    three = dataclasses.replace(image, flux=image.flux[[0, 1, 3]], bands=("DES-G", "DES-R", "DES-Z"))
-    zeroed = image.flux.copy()
-    zeroed[2] = 0
-    a, b = good(
-        engine.tokenize([Observation("a", {"tok_image": three}),
-                         Observation("b", {"tok_image": dataclasses.replace(image, flux=zeroed)})])
-    )  # fmt: skip
-    assert not np.array_equal(a.ids["tok_image"], b.ids["tok_image"])
+    assert isinstance(tokenizer, ImageTokenizer)
+    zeroed = torch.tensor(image.flux)[None]
+    zeroed[:, 2] = 0
+    with torch.inference_mode():
+        three = tokenizer.network_input(zeroed[:, [0, 1, 3]], ("DES-G", "DES-R", "DES-Z"))
+        four = tokenizer.network_input(zeroed, image.bands)
+        assert torch.equal(three[0], four[0])
+        assert (int(three[1].sum()), int(four[1].sum())) == (3, 4)
+        projected = [tokenizer.subsample_in.project(*given) for given in (three, four)]
+        torch.testing.assert_close(projected[0], projected[1] * (4 / 3) ** 0.5)
+        assert not torch.equal(tokenizer.latents(*three), tokenizer.latents(*four))
