@@ -60,7 +60,7 @@ def tokens_of(engine: TorchEngine, observations: list[Observation]) -> list[Toke
 def survey_files(folder: Path) -> dict[str, list[Path]]:
     """One object of each kind, as files."""
     sky = list(simulate(300, np.random.default_rng(1)))
-    full = next(o for o in sky if {"tok_spectrum_desi", "tok_spectrum_sdss"} <= o.data.keys())
+    full = replace(next(o for o in sky if {"tok_spectrum_desi", "tok_spectrum_sdss"} <= o.data.keys()), id="1")
     files = {kind: [folder / name] for kind, name in (
         ("photometry", "photometry.ecsv"), ("image", "cutout.fits"), ("SDSS spectrum", "spec.fits"),
         ("DESI spectrum", "coadd.fits"),

@@ -98,10 +98,10 @@ def train_codecs(recipe: Recipe, state: Path) -> TokenizerBank:
         arrays = [spectrum_arrays(spectrum, spectra)]
         train_codec("spectrum", spectrum, spectrum_loss, arrays, recipe.spectrum, state, recipe.seed)
         legacy = [one for one in images if one.bands == MODALITIES["tok_image"].bands]
-        for tokenizer, sample in ((image, legacy[:64]), (spectrum, spectra[:64])):
-            used = len(tokenizer.encode(sample)[:, 1:].unique())
+        for kind, tokens in (("image", image.encode(legacy[:64])), ("spectrum", spectrum.encode(spectra[:64]))):
+            used = len(tokens[:, 1:].unique())
             if used < MIN_CODES:
-                raise RuntimeError(f"the {tokenizer.row.kind} codec collapsed: {used} codes in use; lower its rate")
+                raise RuntimeError(f"the {kind} codec collapsed: {used} codes in use; lower its rate")
         done.touch()
     for name, module in (("image", image), ("spectrum", spectrum)):
         load_state(state / f"{name}.pt.safetensors", module, torch.optim.AdamW(module.parameters()))
