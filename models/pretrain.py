@@ -200,8 +200,8 @@ def batch_loss(
     kind = torch.full((len(splits), max(sizes)), -1)
     value_parts, place_parts, slots = [], [], []
     for key in model.encoder_embeddings:
-        rows, at, ids = _gather(key, [one.shown for one in splits], objects)
-        if len(rows):
+        at, ids = _gather(key, [one.shown for one in splits], objects)
+        if len(at):
             embedding = model.input(key)
             value_parts.append(embedding.token_emb(ids))
             place_parts.append(embedding.pos_emb[0, at] + embedding.mod_emb[0])
@@ -213,8 +213,8 @@ def batch_loss(
     present.view(-1)[flat] = True
     query_parts, query_slots, wanted = [], [], {}
     for number, key in enumerate(model.decoder_embeddings):
-        rows, at, ids = _gather(key, [one.asked for one in splits], objects)
-        if len(rows):
+        at, ids = _gather(key, [one.asked for one in splits], objects)
+        if len(at):
             slot = _slots(key, list(model.decoder_embeddings), [one.asked for one in splits])
             query_parts.append(model.queries(key)[0, at])
             query_slots.append(slot)
@@ -236,15 +236,13 @@ def batch_loss(
 
 def _gather(
     key: str, parts: Sequence[Mapping[str, NDArray[np.int64]]], objects: Sequence[Mapping[str, NDArray[np.int32]]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Object, position and token of every place of `key` in `parts`."""
-    rows = [np.full(len(part[key]), i) for i, part in enumerate(parts) if key in part]
+) -> tuple[Tensor, Tensor]:
+    """Position and token of every place of `key` in `parts`."""
     at = [part[key] for part in parts if key in part]
     ids = [objects[i][key][part[key]] for i, part in enumerate(parts) if key in part]
-    if not rows:
-        empty = torch.empty(0, dtype=torch.long)
-        return empty, empty, empty
-    return tuple(torch.as_tensor(np.concatenate(x).astype(np.int64)) for x in (rows, at, ids))  # type: ignore[return-value]
+    if not at:
+        return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    return torch.as_tensor(np.concatenate(at)), torch.as_tensor(np.concatenate(ids).astype(np.int64))
 
 
 def _slots(key: str, order: Sequence[str], parts: Sequence[Mapping[str, NDArray[np.int64]]]) -> Tensor:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.fits_cells import column, columns_of, first_row, is_table_with, native, plain
 from albireo.observations.modalities import FLUX_DENSITY
-from albireo.observations.observation import Observation, Spectrum
+from albireo.observations.observation import Observation, Provenance, Spectrum
 from albireo.observations.options import ReadOptions
 from albireo.observations.packed_spectra import Terms
 from albireo.observations.positions import of_row
@@ -108,18 +108,29 @@ def read_spec(source: Source, options: ReadOptions, companions: Sequence[Source]
     metadata = {**known(row, _METADATA), "id_from": origin} | {
         key.lower(): str(row[key]) for key in _IDS if str(row.get(key, "")) not in ("", "0")
     }
+    where = source.provenance("sdss_spec", survey="sdss", release=options.release, hdu="COADD")
+    return [_object(name, spectrum, (ra, dec), metadata, where, (*flags, *lost))]
+
+
+def _object(
+    name: str,
+    spectrum: Spectrum,
+    place: tuple[float | None, float | None],
+    metadata: Mapping[str, Any],
+    where: Provenance,
+    flags: tuple[str, ...],
+) -> Observation:
+    """The object of a single-spectrum file; a redshift that the pipeline doubts is flagged."""
     warned = ("zwarning",) if metadata.get("zwarning") else ()
-    return [
-        Observation(
-            id=name,
-            data={KEY: spectrum},
-            ra=ra,
-            dec=dec,
-            metadata=metadata,
-            provenance={KEY: source.provenance("sdss_spec", survey="sdss", release=options.release, hdu="COADD")},
-            flags=(*flags, *lost, *warned),
-        )
-    ]
+    return Observation(
+        id=name,
+        data={KEY: spectrum},
+        ra=place[0],
+        dec=place[1],
+        metadata=metadata,
+        provenance={KEY: where},
+        flags=(*flags, *warned),
+    )
 
 
 def read_spspec(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
@@ -140,18 +151,8 @@ def read_spspec(source: Source, options: ReadOptions, companions: Sequence[Sourc
     metadata |= known(header, {"redshift": "Z", "redshift_err": "Z_ERR", "zwarning": "Z_WARNIN"})
     if (kind := SPEC_CLASSES.get(header.get("SPEC_CLN", 0))) is not None:
         metadata["class"] = kind
-    warned = ("zwarning",) if metadata.get("zwarning") else ()
-    return [
-        Observation(
-            id=name,
-            data={KEY: spectrum},
-            ra=ra,
-            dec=dec,
-            metadata=metadata,
-            provenance={KEY: source.provenance("sdss_spspec", survey="sdss", release=options.release, hdu="0")},
-            flags=(*flags, *lost, *warned),
-        )
-    ]
+    where = source.provenance("sdss_spspec", survey="sdss", release=options.release, hdu="0")
+    return [_object(name, spectrum, (ra, dec), metadata, where, (*flags, *lost))]
 
 
 def read_spplate(
