@@ -1,0 +1,9 @@
+"""Versions of what tokenizers do to measurements before their networks see them: names only, without torch."""
+
+from __future__ import annotations
+
+AION_1, ALBIREO_1 = "aion-1", "albireo-1"
+"""AION-1's preprocessing exactly, traps included; and the corrected one. A codec's configuration may name either as
+`preprocessing`; one that names none is AION-1's."""
+
+PREPROCESSINGS = (AION_1, ALBIREO_1)
