@@ -18,8 +18,12 @@ from typing import Any
 from albireo.observations.errors import BadCheckpoint
 from albireo.observations.modalities import MODALITIES
 
-TOKENIZED_KINDS = frozenset({"image", "spectrum", "coefficients", "scalar"})
+TOKENIZED_KINDS = frozenset({"image", "spectrum", "coefficients", "scalar", "segmentation", "catalog"})
 """Kinds of modality that have a tokenizer here."""
+
+CATALOG_TOKENS = 50
+"""Most tokens of a catalog that AION-1's encoder reads: 10 objects. Its files do not say so: by a slip in the released
+code their table of positions has all of its 512 rows."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -105,6 +109,8 @@ class Checkpoint:
             _, n_tokens, _ = self.shapes[f"{part}.{key}.pos_emb"]
         except (KeyError, ValueError) as error:
             raise self._invalid(self.folder / WEIGHTS, f"no {part} of {key}") from error
+        if MODALITIES[key].kind == "catalog":
+            n_tokens = min(n_tokens, CATALOG_TOKENS)
         return TokenSpec(n_tokens, vocab_size)
 
     def _json(self, path: Path) -> dict[str, Any]:
