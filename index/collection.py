@@ -27,6 +27,7 @@ from albireo.index.flat import FlatIndex, Metric
 from albireo.index.rows import checksum_of, metadata_text
 from albireo.index.storage import connect, damaged, prepare, transaction
 from albireo.observations.errors import BadInput, Conflict, NotFound
+from albireo.observations.spaces import same_space
 
 Floats = NDArray[np.float32]
 
@@ -96,7 +97,7 @@ class Collections:
                     (name, space, dim, metric),
                 )
             collection = self.get(name)
-        if collection.space != space:
+        if not same_space(collection.space, space):
             raise _other_space(collection, space)
         if collection.dim != dim:
             raise _other_dimension(collection, dim)
@@ -212,7 +213,7 @@ class Collection:
 
         exclude[q] is the id of an object never returned for query q. Fewer than k only if there are fewer.
         """
-        if space != self.space:
+        if not same_space(space, self.space):
             raise _other_space(self, space)
         if k < 1:
             raise BadInput("request_invalid", f"k = {k}", field="k", fix="ask for at least one neighbour")

@@ -28,6 +28,7 @@ from albireo.observations.observation import (
     Spectrum,
 )
 from albireo.service.subjects import Subject
+from albireo.tokenizers.checkpoint import Inputs
 
 if TYPE_CHECKING:
     from albireo.observations.reading import FileReport
@@ -84,7 +85,7 @@ def describe(subject: Subject, inputs: Mapping[str, TokenSpec]) -> dict[str, Any
     if observation is None:
         return item
     readable, warnings = select(observation, inputs)
-    blocking = unusable(observation, readable)
+    blocking = unusable(observation, readable, inputs)
     formats = dict.fromkeys(origin.format for origin in observation.provenance.values())
     return item | {
         "status": "error" if blocking else ("degraded" if len(readable) < len(observation.data) else "ok"),
@@ -109,15 +110,17 @@ def select(
 ) -> tuple[dict[str, Payload], tuple[AlbireoError, ...]]:
     """The payloads that a checkpoint with these `inputs` reads, and a warning for every measurement left out."""
     readable = {key: payload for key, payload in observation.data.items() if key in inputs}
-    left_out: tuple[AlbireoError, ...] = tuple(_lacks(key) for key in observation.data if key not in inputs)
+    left_out: tuple[AlbireoError, ...] = tuple(_lacks(inputs, key) for key in observation.data if key not in inputs)
     if observation.extras:
         names = ", ".join(observation.extras)
         left_out += (BadInput("modality_unknown", f"no modality describes {names}: not used", field=names),)
     return readable, left_out
 
 
-def unusable(observation: Observation, readable: Mapping[str, Payload]) -> AlbireoError | None:
-    """Why nothing of an object can be embedded, or None if something can."""
+def unusable(
+    observation: Observation, readable: Mapping[str, Payload], inputs: Mapping[str, TokenSpec] | None = None
+) -> AlbireoError | None:
+    """Why nothing of an object can be embedded by a checkpoint with these `inputs`, or None if something can."""
     if readable:
         return None
     if not observation.data:
@@ -127,11 +130,16 @@ def unusable(observation: Observation, readable: Mapping[str, Payload]) -> Albir
             field="inputs",
             fix="give an image, a spectrum, photometry or Gaia XP coefficients",
         )
-    return _lacks(*observation.data)
+    return _lacks(inputs or {}, *observation.data)
 
 
-def _lacks(*keys: str) -> BadInput:
+def _lacks(inputs: Mapping[str, TokenSpec], *keys: str) -> BadInput:
     names = ", ".join(MODALITIES[key].name for key in keys)
+    elsewhere = inputs.elsewhere if isinstance(inputs, Inputs) else {}
+    if fixes := [elsewhere[key] for key in keys if key in elsewhere]:
+        return BadInput(
+            "modality_not_in_checkpoint", f"the codec of {names} was not pulled", field=names, fix="; ".join(fixes)
+        )
     return BadInput(
         "modality_not_in_checkpoint",
         f"the checkpoint was not trained on {names}",

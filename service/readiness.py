@@ -29,6 +29,7 @@ from albireo.models.engine import Engine
 from albireo.observations.errors import AlbireoError, BadCheckpoint
 from albireo.observations.modalities import MODALITIES, Modality
 from albireo.observations.observation import Coefficients, Image, Observation, Payload, Scalar, Spectrum
+from albireo.observations.spaces import same_space
 from albireo.service.core import Core
 
 PROBE = "probe-1"
@@ -208,7 +209,7 @@ class Readiness:
             raise WrongAnswer("the probe's embedding is not finite or is zero")
         known = self.known()
         if known is not None:
-            if known.space != now.space:
+            if not same_space(known.space, now.space):
                 raise WrongAnswer(f"the stored answer is of space {known.space}, the engine computes {now.space}")
             _compare(now, known, known.tolerance, "the stored answer")
         # Compared with the stored answer before it becomes the reference: a wrong start is never the measure.

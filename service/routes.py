@@ -16,6 +16,7 @@ from albireo.models.engine import POOLINGS
 from albireo.observations.errors import BadInput, Conflict, NotFound, TooLarge, Unavailable
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.reading import FORMATS, FileReport
+from albireo.observations.spaces import same_space
 from albireo.service import replies, schemas
 from albireo.service.bodies import Body, read_body
 from albireo.service.core import Core
@@ -115,7 +116,7 @@ class Doors:
 
     def _check_model(self, model: str | None) -> None:
         engine = self.core.engine
-        if model is not None and model not in (engine.name, *(engine.space(p).rpartition(":")[0] for p in POOLINGS)):
+        if model is not None and model not in (engine.name, *(engine.space(p).partition(":")[0] for p in POOLINGS)):
             raise NotFound("model_unknown", f"no model {model!r}", field="model", fix=f"loaded: {engine.name}")
 
     def _validate(self, request: Request, body: Body[schemas.EmbedRequest]) -> Response:
@@ -157,7 +158,7 @@ class Doors:
     def _put(self, name: str, body: schemas.CollectionRequest) -> Response:
         engine = self.core.engine
         space = body.space or engine.space("mean")
-        if body.dim is None and space != engine.space("mean"):
+        if body.dim is None and not same_space(space, engine.space("mean")):
             raise BadInput("request_invalid", "dim is needed for the space of another model", field="dim")
         collection = self.core.collections.create(name, space, body.dim or engine.dim, body.metric)
         return replies.reply(replies.collection_reply(collection))

@@ -1,6 +1,7 @@
-"""A checkpoint folder, described without torch: what it reads, how many tokens that costs, and its fingerprint.
+"""A checkpoint folder, described without torch: what it reads, how many tokens that costs, and its identity.
 
-The layout is AION-1's: `config.json`, `model.safetensors`, `codecs/<name>/{config.json,model.safetensors}`.
+The layout is AION-1's: `config.json`, `model.safetensors`, `codecs/<name>/{config.json,model.safetensors}`, and, in a
+folder that came from a hub, a manifest of every file that is there, whether it is on this disk or not.
 Token counts and vocabularies are read from the tensors' shapes in the safetensors headers.
 """
 
@@ -8,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from albireo.observations.errors import BadCheckpoint
+from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import MODALITIES
+from albireo.tokenizers.preprocessing import AION_1, PREPROCESSINGS
 
 TOKENIZED_KINDS = frozenset({"image", "spectrum", "coefficients", "scalar", "segmentation", "catalog"})
 """Kinds of modality that have a tokenizer here."""
@@ -25,7 +28,10 @@ CATALOG_TOKENS = 50
 """Most tokens of a catalog that AION-1's encoder reads: 10 objects. Its files do not say so: by a slip in the released
 code their table of positions has all of its 512 rows."""
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "albireo-manifest.json"
+
+LAYOUT = re.compile(rf"(?:codecs/\w[\w.-]*/)?(?:{re.escape(CONFIG)}|{re.escape(WEIGHTS)})")
+"""Paths of the files that make a checkpoint; no other file of a repository is ever fetched."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +42,120 @@ class TokenSpec:
     vocab_size: int
 
 
+class Inputs(dict[str, TokenSpec]):
+    """Token key -> TokenSpec of what a checkpoint reads, in the table's order.
+
+    elsewhere  token key -> how to get the codec of a modality that the encoder reads and this folder has no codec of
+    """
+
+    elsewhere: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Size in bytes and sha256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint folder is a copy of.
+
+    repository, revision  hub id and commit of the model
+    codecs_from           hub id and commit of its codecs; the model's own unless another repository has them
+    license               as its card states it, or None
+    files                 path in the folder -> FileFacts, for every file of the layout
+    """
+
+    repository: str
+    revision: str
+    codecs_from: tuple[str, str]
+    license: str | None
+    files: Mapping[str, FileFacts]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a folder, None if it has none. BadCheckpoint if it cannot be understood."""
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text())
+            files = {name: FileFacts(int(row["size"]), str(row["sha256"])) for name, row in content["files"].items()}
+            if wrong := [name for name in files if not LAYOUT.fullmatch(name)]:
+                raise ValueError(f"{wrong[0]!r} is no file of a checkpoint")
+            repository, revision = content["codecs_from"]
+            return cls(content["repository"], content["revision"], (repository, revision), content["license"], files)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadCheckpoint(
+                "checkpoint_invalid", f"{error!r}", file=str(path), fix="delete the folder and pull the model again"
+            ) from error
+
+    def text(self) -> str:
+        """The manifest as it is written."""
+        files = {path: {"size": facts.size, "sha256": facts.sha256} for path, facts in sorted(self.files.items())}
+        content = {
+            "repository": self.repository,
+            "revision": self.revision,
+            "codecs_from": self.codecs_from,
+            "license": self.license,
+            "files": files,
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    def differences(self, folder: Path) -> Iterator[tuple[str, str]]:
+        """(path, what is wrong) of every file that is not as it was published; reads every byte.
+
+        Weights of codecs that were not pulled are nothing wrong.
+        """
+        for path, facts in sorted(self.files.items()):
+            file = folder / path
+            if not file.exists():
+                if not (path.startswith("codecs/") and path.endswith(WEIGHTS)) or file.is_symlink():
+                    yield path, "is not there"
+            elif (size := file.stat().st_size) != facts.size:
+                yield path, f"has {size} bytes instead of {facts.size}"
+            elif sha256_of(file) != facts.sha256:
+                yield path, "has another sha256 than was published"
+
+
 class Checkpoint:
     """A folder in AION-1's layout. Opening it reads headers and configurations only.
 
-    name     the folder's name, e.g. "albireo-mini"
+    name     the model's name, e.g. "albireo-mini": that of its repository, else that of the folder
     inputs   token key -> TokenSpec of what the encoder reads and a codec is there for, in the table's order
     outputs  token key -> TokenSpec of what the decoder predicts in one step (a catalog is a sequence of its own)
-    Raises BadCheckpoint if the folder is not of this layout.
+    manifest what the folder is a copy of, None if it was not pulled from a hub
+
+    `preprocessing` overrides what the codecs' configurations name. Raises BadCheckpoint if the folder is not of this
+    layout, BadInput if there is no such preprocessing.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, preprocessing: str | None = None) -> None:
+        if preprocessing not in (None, *PREPROCESSINGS):
+            raise BadInput(
+                "option_invalid",
+                f"there is no preprocessing {preprocessing!r}",
+                field="preprocessing",
+                fix=" or ".join(PREPROCESSINGS),
+            )
         self.folder = Path(folder)
-        self.name = self.folder.name
+        self.manifest = Manifest.read(self.folder)
+        self.name = self.manifest.repository.rpartition("/")[2] if self.manifest else self.folder.name
         self.config: dict[str, Any] = self._json(self.folder / CONFIG)
-        self.shapes = self._header(self.folder / WEIGHTS)
-        self.inputs = {
+        header = self._header(self.folder / WEIGHTS)
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: shape for name, (_, shape) in header.items()}
+        self.dtypes: frozenset[str] = frozenset(dtype for dtype, _ in header.values())
+        self._preprocessing = preprocessing
+        readable = {
             key: self._spec("encoder_embeddings", "token_emb", key)
             for key in self._domains("domains_in")
-            if MODALITIES[key].kind in TOKENIZED_KINDS and self.codec_folder(key).is_dir()
+            if MODALITIES[key].kind in TOKENIZED_KINDS
         }
+        self.inputs = Inputs((key, spec) for key, spec in readable.items() if self._has_codec(key))
+        self.inputs.elsewhere = {key: self._pull(key) for key in readable if self._published(key)}
         self.outputs = {
             key: self._spec("decoder_embeddings", "to_logits", key)
             for key in self._domains("domains_out")
@@ -76,23 +177,66 @@ class Checkpoint:
         return self.folder / "codecs" / MODALITIES[key].codec
 
     def codec_config(self, key: str) -> dict[str, Any]:
-        """Configuration of the codec that tokenizes the modality `key`."""
-        return self._json(self.codec_folder(key) / CONFIG)
+        """Configuration of the codec that tokenizes the modality `key`; its preprocessing is the checkpoint's."""
+        config = self._json(self.codec_folder(key) / CONFIG)
+        return config if self._preprocessing is None else config | {"preprocessing": self._preprocessing}
+
+    @cached_property
+    def preprocessing(self) -> str:
+        """Version of the preprocessing, or versions joined by "+" where the codecs' own differ."""
+        named = {str(self.codec_config(key).get("preprocessing", AION_1)) for key in self._codecs}
+        return self._preprocessing or "+".join(sorted(named)) or AION_1
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every configuration and weight file, by path: the identity of the numbers it computes."""
+        """sha256 over every configuration and weight file, by path: the identity of the numbers it computes.
+
+        A manifest stands for the files that it names, so that it is the same whichever of the codecs were pulled.
+        """
+        folders = [self.folder, *dict.fromkeys(self.codec_folder(key) for key in self._codecs)]
+        paths = [(folder / name).relative_to(self.folder) for folder in folders for name in (CONFIG, WEIGHTS)]
         digest = hashlib.sha256()
-        folders = [self.folder, *dict.fromkeys(self.codec_folder(key) for key in self.inputs)]
-        for path in sorted(folder / name for folder in folders for name in (CONFIG, WEIGHTS)):
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(self.folder).as_posix()} {content}\n".encode())
+        for path in sorted(PurePosixPath(path.as_posix()) for path in paths):
+            digest.update(f"{path} {self._sha256(str(path))}\n".encode())
         return digest.hexdigest()
 
-    def space(self, pooling: str) -> str:
-        """Name of the embedding space: vectors are comparable only if this is equal."""
-        return f"{self.name}@{self.fingerprint[:12]}:{pooling}"
+    def space(self, pooling: str, normalize: bool = False) -> str:
+        """Name of the embedding space: vectors are comparable only if all that follows the @ is equal."""
+        identity = [self.fingerprint[:12], self.preprocessing, pooling] + ["l2"] * normalize
+        return f"{self.name}@{':'.join(identity)}"
+
+    @cached_property
+    def _codecs(self) -> list[str]:
+        """Token keys of the encoder that the checkpoint has a codec of, on this disk or where it came from."""
+        return [key for key in self._domains("domains_in") if self._has_codec(key) or self._published(key)]
+
+    def _has_codec(self, key: str) -> bool:
+        """True if the codec is on this disk. One without weights is damaged, unless the manifest has them."""
+        return self.codec_folder(key).is_dir() and not self._published(key)
+
+    def _published(self, key: str) -> bool:
+        """True if the codec's weights are where the folder came from, but not on this disk."""
+        path = self.codec_folder(key) / WEIGHTS
+        published = self.manifest.files if self.manifest else {}
+        return path.relative_to(self.folder).as_posix() in published and not path.exists()
+
+    def _pull(self, key: str) -> str:
+        """The command that gets a codec."""
+        assert self.manifest is not None
+        model = f"{self.manifest.repository}@{self.manifest.revision}"
+        return f"albireo models pull {model} --modality {MODALITIES[key].name}"
+
+    def _sha256(self, path: str) -> str:
+        """sha256 (hex) of a file's content, as the manifest has it if the size on disk agrees."""
+        file, facts = self.folder / path, self.manifest.files.get(path) if self.manifest else None
+        try:
+            if facts is None:
+                return sha256_of(file)
+            if file.exists() and file.stat().st_size != facts.size:
+                raise self._invalid(file, f"{file.stat().st_size} bytes, the manifest says {facts.size}")
+            return facts.sha256
+        except OSError as error:
+            raise self._invalid(file, str(error)) from error
 
     def _domains(self, which: str) -> list[str]:
         named = self.config.get(which)
@@ -122,25 +266,30 @@ class Checkpoint:
             raise self._invalid(path, "not a JSON object")
         return content
 
-    def _header(self, path: Path) -> Mapping[str, tuple[int, ...]]:
-        """Tensor shapes of a safetensors file: u64 length, JSON header."""
+    def _header(self, path: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Name -> (dtype, shape) of the tensors of a safetensors file: u64 length, JSON header."""
         try:
             with path.open("rb") as stream:
                 (length,) = struct.unpack("<Q", stream.read(8))
                 if length > path.stat().st_size:
                     raise ValueError("header longer than the file")
                 header = json.loads(stream.read(length))
-            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            return {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in tensors.items()}
         except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
             raise self._invalid(path, str(error)) from error
 
     def _invalid(self, path: Path, message: str) -> BadCheckpoint:
-        return BadCheckpoint(
-            "checkpoint_invalid",
-            message,
-            file=str(path),
-            fix="the folder needs config.json, model.safetensors and codecs/<name>/{config.json,model.safetensors}",
-        )
+        fix = "the folder needs config.json, model.safetensors and codecs/<name>/{config.json,model.safetensors}"
+        if self.manifest is not None:
+            fix = f"albireo models pull {self.manifest.repository}@{self.manifest.revision}"
+        return BadCheckpoint("checkpoint_invalid", message, file=str(path), fix=fix)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file's content, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 MINI = Path(__file__).parent.parent / "models" / "albireo-mini"
