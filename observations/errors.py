@@ -66,6 +66,7 @@ CODES: dict[str, str] = {
     # values
     "value_out_of_range": "a value that cannot occur",
     "value_missing": "a value that was asked for is absent",
+    "not_sorted": "entries whose order has a meaning are in another",
     "id_inexact": "ids stored as floating-point numbers, which lose digits",
     "id_duplicate": "several objects of a file have the same id",
     # models and tokens

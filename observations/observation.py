@@ -19,6 +19,7 @@ from albireo.observations.modalities import MODALITIES
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Strings = NDArray[np.str_]
 
@@ -123,7 +124,39 @@ class LightCurve:
     kind: str = "psf"
 
 
-Payload = Image | Spectrum | Coefficients | Scalar | LightCurve
+@dataclass(frozen=True)
+class SegmentationMap:
+    """field (H, W) without unit, in [0, 1], row 0 = bottom: 0 = background, else the class of the object there.
+
+    AION-1's maps hold 0.2, 0.4, 0.6, 0.8 and 1 on objects.
+    """
+
+    field: Floats
+    pixel_scale: float
+    kept_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Objects in a cutout of 96 x 96 pixels, nearest to its centre first; every array is (n,).
+
+    x, y    column and row in pixels, whole numbers 0 to 95, row 0 = bottom
+    e1, e2  ellipticity components, without unit, -1 to 1
+    r       half-light radius in arcsec, 0 for a point source
+    """
+
+    x: Integers
+    y: Integers
+    e1: Floats
+    e2: Floats
+    r: Floats
+
+    @property
+    def n_objects(self) -> int:
+        return len(self.x)
+
+
+Payload = Image | Spectrum | Coefficients | Scalar | LightCurve | SegmentationMap | Catalog
 
 
 @dataclass(frozen=True)

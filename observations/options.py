@@ -27,6 +27,7 @@ class ReadOptions:
     extinction_corrected  photometry corrected for Galactic extinction
     columns     alias overrides for tables: our name -> the file's column
     tokens      metadata that shall become tokens: any of "redshift", "ra", "dec"
+    nearest     keep only so many objects of the catalog of a cutout, nearest to its centre (AION-1 reads 10)
     """
 
     at: tuple[float, float] | None = None
@@ -45,3 +46,4 @@ class ReadOptions:
     extinction_corrected: bool | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
+    nearest: int | None = None

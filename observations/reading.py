@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from albireo.observations import gaia, images, lightcurves, packed, spectra, tables
+from albireo.observations import gaia, images, lightcurves, packed, spectra, table_catalogs, tables
 from albireo.observations.errors import AlbireoError, BadInput, UnknownFormat
 from albireo.observations.modalities import LABEL_KEYS, modality
 from albireo.observations.observation import Observation, Scalar
@@ -42,6 +42,7 @@ FORMATS: tuple[Format, ...] = (
     *(Format(*row) for row in gaia.FORMATS),
     *(Format(*row) for row in lightcurves.FORMATS),
     *(Format(*row) for row in packed.FORMATS),
+    *(Format(*row) for row in table_catalogs.FORMATS),
     *(Format(*row) for row in tables.FORMATS),
 )
 """Special formats before general ones: tables take whatever table is left."""

@@ -14,14 +14,15 @@ from typing import Any, Literal
 from albireo.observations.errors import BadInput
 from albireo.observations.options import ReadOptions
 
-Shape = Literal["text", "number", "switch", "position", "list", "words", "pairs"]
+Shape = Literal["text", "number", "count", "switch", "position", "list", "words", "pairs"]
 
 
 @dataclass(frozen=True)
 class Flag:
     """One row: a field of ReadOptions and how it is written.
 
-    shape   text, number, switch (yes or no), position ("190.1,62.8"), list ("g,r,z"), words and pairs (may be repeated)
+    shape   text, number, count (1, 2, ..), switch (yes or no), position ("190.1,62.8"), list ("g,r,z"), words and pairs
+            (both may be repeated)
     """
 
     field: str
@@ -53,6 +54,7 @@ FLAGS = (
     Flag("extinction_corrected", "switch", "photometry is corrected for Galactic extinction, or not"),
     Flag("columns", "pairs", "our name for a column of the file (may be repeated)", "OURS=THEIRS"),
     Flag("tokens", "words", "metadata that becomes a token: redshift, ra or dec (may be repeated)", "NAME"),
+    Flag("nearest", "count", "keep so many objects of a catalog, nearest to the centre (AION-1 reads 10)", "N"),
 )
 
 
@@ -104,6 +106,12 @@ def _number(flag: Flag, text: Any) -> float:
         raise _invalid(flag, text, "a number") from None
 
 
+def _count(flag: Flag, text: Any) -> int:
+    if not str(text).isdecimal() or int(text) < 1:
+        raise _invalid(flag, text, "a whole number from 1 on")
+    return int(text)
+
+
 def _switch(flag: Flag, text: Any) -> bool:
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if str(text).lower() not in known:
@@ -139,6 +147,7 @@ def _pairs(flag: Flag, texts: str | Sequence[str]) -> dict[str, str]:
 _PARSE: Mapping[Shape, Callable[[Flag, Any], Any]] = {
     "text": lambda flag, text: str(text),
     "number": _number,
+    "count": _count,
     "switch": _switch,
     "position": _position,
     "list": _list,
