@@ -23,9 +23,10 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     """One tokenizer of a checkpoint.
 
     row         the modality whose payloads it reads
-    n_tokens    tokens of one object
+    n_tokens    tokens of one object; of a kind that varies in length, the most that it may have
     vocab_size  number of different tokens
     grid        (height, width) of the tokens for their position embedding; height * width = n_tokens
+    lengths     numbers of tokens that an object may have: `n_tokens` only, unless the kind varies in length
     """
 
     row: Modality
@@ -33,13 +34,17 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     vocab_size: int
     grid: tuple[int, int]
 
+    @property
+    def lengths(self) -> range:
+        return range(self.n_tokens, self.n_tokens + 1)
+
     @abstractmethod
     def check(self, payload: P) -> tuple[str, ...]:
         """QA flags of a payload; raises BadInput if it would give a meaningless token."""
 
     @torch.inference_mode()
     def encode(self, payloads: Sequence[P]) -> Tensor:
-        """Tokens (B, n_tokens) int64 of B payloads. Raises BadInput for the first one that fails its check."""
+        """Tokens (B, n) int64 of B payloads of equal length n. Raises BadInput for the first that fails its check."""
         for payload in payloads:
             self.check(payload)
         if not payloads:
@@ -48,8 +53,8 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, **target: Any) -> Tensor:
-        """Numbers that tokens (B, n_tokens) stand for; their axes are the subclass's."""
-        if tokens.ndim != 2 or tokens.shape[1] != self.n_tokens:
+        """Numbers that tokens (B, n) stand for; their axes are the subclass's."""
+        if tokens.ndim != 2 or tokens.shape[1] not in self.lengths:
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}, not (B, {self.n_tokens})")
         return self._decode(tokens, **target)
 

@@ -7,12 +7,14 @@ Buffers carry the names of AION-1's published files. Codes are int64.
     LinearQuantizer          a regular grid
     ReservoirQuantizer       quantiles of a sample, optionally of its logarithm or of a compressed value
     MultiReservoirQuantizer  one of those per channel
+    IdentityQuantizer        whole numbers, which are their own codes
+    ComposedQuantizer        a quantizer for each column of a table, codes of different columns kept apart
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -189,3 +191,52 @@ class MultiReservoirQuantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """(B, K) codes -> (B, K) numbers."""
         return torch.stack([q.decode(codes[:, k]) for k, q in enumerate(self.channels)], dim=1)
+
+
+class IdentityQuantizer(nn.Module):
+    """Whole numbers 0 to `codebook_size` - 1 as they are; the published files hold how many there are."""
+
+    _codebook_size: Tensor
+
+    def __init__(self, codebook_size: int) -> None:
+        super().__init__()
+        self.vocab_size = codebook_size
+        self.register_buffer("_codebook_size", torch.tensor(codebook_size))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(...) whole numbers -> (...) codes."""
+        return x.long()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(...) codes -> (...) numbers."""
+        return codes.float()
+
+
+class ComposedQuantizer(nn.Module):
+    """One quantizer per column, by name; the codes of a column begin where those of the column before end."""
+
+    def __init__(self, quantizers: Mapping[str, IdentityQuantizer | ReservoirQuantizer]) -> None:
+        super().__init__()
+        self.quantizers = nn.ModuleDict(dict(quantizers))
+        sizes = [quantizer.vocab_size for quantizer in quantizers.values()]
+        self.offsets = [sum(sizes[:k]) for k in range(len(sizes))]
+        self.vocab_size = sum(sizes)
+
+    @property
+    def columns(self) -> list[tuple[int, IdentityQuantizer | ReservoirQuantizer]]:
+        """(offset, quantizer) of each column."""
+        known = [q for q in self.quantizers.values() if isinstance(q, IdentityQuantizer | ReservoirQuantizer)]
+        return list(zip(self.offsets, known, strict=True))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(..., C) numbers -> (..., C) codes."""
+        return torch.stack([q.encode(x[..., k]) + offset for k, (offset, q) in enumerate(self.columns)], dim=-1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(..., C) codes -> (..., C) numbers, NaN for a code that is not of its column."""
+        values = []
+        for k, (offset, quantizer) in enumerate(self.columns):
+            own = codes[..., k] - offset
+            inside = own.clamp(0, quantizer.vocab_size - 1)
+            values.append(torch.where(own == inside, quantizer.decode(inside), torch.nan))
+        return torch.stack(values, dim=-1)
