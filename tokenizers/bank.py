@@ -15,9 +15,11 @@ from torch import nn
 from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import MODALITIES, Modality
 from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.catalog import CatalogTokenizer
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint
 from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
+from albireo.tokenizers.segmentation import SegmentationTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
 
 KINDS: dict[str, type[Tokenizer[Any]]] = {
@@ -25,6 +27,8 @@ KINDS: dict[str, type[Tokenizer[Any]]] = {
     "spectrum": SpectrumTokenizer,
     "coefficients": CoefficientsTokenizer,
     "scalar": ScalarTokenizer,
+    "segmentation": SegmentationTokenizer,
+    "catalog": CatalogTokenizer,
 }
 """Kind of modality -> its tokenizer."""
 
@@ -119,10 +123,21 @@ def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> 
     module.load_state_dict(tensors)
 
 
+def own_name(stored: str) -> str | None:
+    """A tensor's name here, by its name in a codec's file; None if it is not read.
+
+    Some published scalar codecs were saved before the quantizer's name got its underscore. A moving average of the
+    weights is kept for training; the released package never computes with it.
+    """
+    if stored.startswith("ema."):
+        return None
+    return "_" + stored if stored.startswith("quantizer.") else stored
+
+
 def load_codec(tokenizer: Tokenizer[Any], path: Path) -> None:
-    """Fill a tokenizer from its file. Some published scalar codecs were saved before the name got its underscore."""
-    tensors = read_weights(path)
-    fill(tokenizer, {"_" + k if k.startswith("quantizer.") else k: v for k, v in tensors.items()}, path)
+    """Fill a tokenizer from its file."""
+    tensors = {own_name(stored): tensor for stored, tensor in read_weights(path).items()}
+    fill(tokenizer, {name: tensor for name, tensor in tensors.items() if name is not None}, path)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
