@@ -6,7 +6,6 @@ published files. File order is data order: encode, quantize, decode.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -52,7 +51,7 @@ class MapEncoder(nn.Module):
     def __init__(self, dim: int, hidden: int, n_layers: int, n_halvings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in _steps((1, *_widths(dim, n_halvings))):
+        for before, after in pairwise((1, *_widths(dim, n_halvings), dim)):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Conv2d(dim, dim, 3, padding=1), ResidualStack(dim, hidden, n_layers))
 
@@ -62,12 +61,12 @@ class MapEncoder(nn.Module):
 
 
 class MapDecoder(nn.Module):
-    """(B, dim, h, w) -> (B, 1, 96, 96)."""
+    """(B, dim, h, w) -> (B, 1, 96, 96). As in the published files, channels narrow at once and widen again."""
 
     def __init__(self, dim: int, hidden: int, n_layers: int, n_doublings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in _steps((*reversed(_widths(dim, n_doublings)), 1)):
+        for before, after in pairwise((dim, *_widths(dim, n_doublings), 1)):
             layers += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         self.net = nn.Sequential(
             nn.ConvTranspose2d(dim, dim, 3, padding=1), ResidualStack(dim, hidden, n_layers), *layers
@@ -79,11 +78,8 @@ class MapDecoder(nn.Module):
 
 
 def _widths(dim: int, n: int) -> tuple[int, ...]:
-    return tuple(dim // 2**k for k in range(n - 1, -1, -1))
-
-
-def _steps(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return list(pairwise(widths))
+    """Channels between `n` changes of size, smallest first."""
+    return tuple(dim // 2**k for k in range(n - 1, 0, -1))
 
 
 class SegmentationTokenizer(Tokenizer[SegmentationMap]):
