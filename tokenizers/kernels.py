@@ -23,17 +23,18 @@ OfTensors = Callable[Concatenate[Tensor, P], R]
 def triton_on_gpu(module: str) -> Callable[[OfTensors[P, R]], OfTensors[P, R]]:
     """A torch twin becomes a function that takes, for tensors on a GPU, the function of the same name in `module`.
 
-    The device of the first argument decides. Kernels have no backward pass, so while autograd records the twin runs
-    everywhere. `module` is imported at the first call that needs it: without a GPU Triton need not be installed. The
-    twin itself stays at hand as `inspect.unwrap(function)`.
+    The device of the first argument decides; it is positional. Kernels have no backward pass, so while autograd
+    records the twin runs everywhere. `module` is imported at the first call that needs it: without a GPU Triton need
+    not be installed. The twin itself stays at hand as `inspect.unwrap(function)`.
     """
 
     def decorate(twin: OfTensors[P, R]) -> OfTensors[P, R]:
         @wraps(twin)
-        def chosen(first: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+        def chosen(first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
             if first.is_cuda and not torch.is_grad_enabled():
                 kernel: OfTensors[P, R] = getattr(import_module(module), twin.__name__)
-                return kernel(first, *args, **kwargs)
+                with torch.cuda.device_of(first):
+                    return kernel(first, *args, **kwargs)
             return twin(first, *args, **kwargs)
 
         return chosen

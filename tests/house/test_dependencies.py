@@ -13,7 +13,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-OPTIONAL = {"index/flat.py": "cpu", "models": "train"}
+OPTIONAL = {
+    "index/flat.py": "cpu",
+    "models": "train",
+    "models/triton_kernels.py": "gpu",
+    "tokenizers/triton_kernels.py": "gpu",
+}
 """Where the packages of an extra may be imported."""
 
 
@@ -80,8 +85,6 @@ def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:
 def test_every_dependency_is_pinned(root: Path, pyproject: dict[str, Any]) -> None:
     pinned = pins(root)
     for name, requirement in declared(pyproject, "cpu", "gpu", "train", "dev").items():
-        if name == "triton":
-            continue  # torch's CUDA build pins it, to the version it was built with
         assert name in pinned
         assert requirement.specifier.contains(pinned[name]), name
     assert pinned["torch"] == "2.13.0"
@@ -97,7 +100,7 @@ def test_everything_they_need_is_pinned(root: Path) -> None:
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
                 need = (canonicalize_name(requirement.name), frozenset(requirement.extras))
-                if need not in seen and not need[0].startswith(("nvidia-", "cuda-", "triton")):
+                if need not in seen and not need[0].startswith(("nvidia-", "cuda-")):
                     seen.add(need)
                     wanted.append(need)
     assert sorted({name for name, _ in seen} - pinned.keys()) == []

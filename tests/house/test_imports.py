@@ -19,6 +19,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {"tokenizers", "models"},
     "safetensors": {"tokenizers", "models"},
+    "triton": {"tokenizers", "models"},
     "faiss": {"index"},
     "sqlite3": {"index"},
     "astropy": {"observations", "service"},
