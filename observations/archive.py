@@ -106,6 +106,15 @@ class Archive:
         cells = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell) for cell in array.flat]
         return f"the array {name}", tuple(cell.strip() for cell in cells)
 
+    def real_numbers(self, key: str, aliases: Sequence[str], n: int) -> list[float]:
+        """One number or n of them, empty if absent."""
+        array = self.pick(key, aliases)
+        if array is None:
+            return []
+        if array.dtype.kind not in "fiu" or array.size not in (1, n):
+            raise BadInput("shape_mismatch", f"{array.dtype} of shape {array.shape}, one number expected", field=key)
+        return [float(value) for value in array.flat]
+
     def shape(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """(shape, dtype) of an array from its header alone."""
         with self._typed(name), self._zip.open(self._members[name]) as stream:

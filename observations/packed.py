@@ -1,4 +1,4 @@
-"""NumPy archives (.npz) of images or of spectra: which arrays are read, under which names.
+"""NumPy archives (.npz) of images, spectra, segmentation maps or catalogs: which arrays are read, under which names.
 
 Images, one object or a batch of B:
     images | image | cube | flux   (C, H, W), (B, C, H, W) or one band (H, W); row 0 is the bottom
@@ -12,7 +12,11 @@ Spectra, one object or a batch of N over L pixels:
     flux   (L,) or (N, L), and ivar | invvar, variance | var or error | flux_err | sigma
     mask   non-zero = bad
     survey (desi, sdss, lamost), unit, medium ("vacuum" or "air"), frame, release   one text each
-Both: id | ids | object_id | objid | targetid | source_id, ra, dec   one per object.
+Segmentation maps and catalogs, alone or beside either, one object or a batch of B; survey is the Legacy Surveys:
+    segmentation_map   (H, W) or (B, H, W) fractions 0 to 1, 0 = background; with pixel_scale
+    catalog_x, catalog_y, catalog_shape_e1, catalog_shape_e2, catalog_shape_r   (K,) or (B, K), padded with 9999;
+        whole pixels of a 96 x 96 cutout counted from 0, and half-light radii in arcsec
+All: id | ids | object_id | objid | targetid | source_id, ra, dec   one per object.
 
 What is absent must come from `ReadOptions`; `columns` there maps one of our names (the first of each line, or
 `loglam`) to another array. Other arrays with one value per object become metadata under their own names.
@@ -21,7 +25,7 @@ What is absent must come from `ReadOptions`; `columns` there maps one of our nam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import PurePath
 from typing import Any
@@ -36,6 +40,7 @@ from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import Modality
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
+from albireo.observations.packed_maps import check_pixels, packed_maps
 from albireo.observations.packed_spectra import spectrum_of, spectrum_terms
 from albireo.observations.pixel_masks import BadBits, afw_planes, maskbits
 from albireo.observations.positions import identifier, of_row
@@ -55,6 +60,7 @@ IDS = ("id", "ids", "object_id", "objid", "targetid", "source_id")
 def read_npz(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """One observation per object of the archive, or the error of that object."""
     archive = Archive(source, options.columns)
+    maps = packed_maps(archive, options, _agreed(archive, "release", options.release))
     images = archive.find("images", IMAGES)
     flux = archive.find("flux", ("flux",))
     linear, logarithmic = archive.find("wavelength", WAVELENGTHS), archive.find("loglam", ("loglam",))
@@ -70,13 +76,25 @@ def read_npz(source: Source, options: ReadOptions, companions: Sequence[Source])
     if linear and logarithmic:
         raise BadInput("alias_ambiguous", f"{linear} and {logarithmic} are both wavelengths", field=linear)
     if images is not None:
-        return _read_images(archive, images, source, options)
-    if flux is not None and (linear or logarithmic):
-        return _read_spectra(archive, flux, linear or logarithmic or "", logarithmic is not None, source, options)
-    raise BadInput(
+        check_pixels(maps, archive.shape(images)[0][-2:])
+        items = _read_images(archive, images, source, options)
+    elif flux is not None and (linear or logarithmic):
+        items = _read_spectra(archive, flux, linear or logarithmic or "", logarithmic is not None, source, options)
+    elif maps is not None:
+        items = [
+            entry if isinstance(entry, AlbireoError) else entry.observation()
+            for entry in _objects(archive, maps.n, source)
+        ]
+    else:
+        raise _nothing(archive, flux)
+    return items if maps is None else maps.added(items, source)
+
+
+def _nothing(archive: Archive, flux: str | None) -> BadInput:
+    return BadInput(
         "column_missing",
         f"neither images ({', '.join(IMAGES)}, or flux of 3 or 4 axes) nor spectra (flux with "
-        f"{', '.join((*WAVELENGTHS, 'loglam'))}) among {', '.join(archive.names)}",
+        f"{', '.join((*WAVELENGTHS, 'loglam'))}) nor maps or catalogs among {', '.join(archive.names)}",
         field="images" if flux is None else "wavelength",
         fix="name the arrays in the option columns, e.g. images=<array>, or wavelength=<array> and flux=<array>",
     )
@@ -105,7 +123,7 @@ def _read_images(archive: Archive, name: str, source: Source, options: ReadOptio
     batch = pixels[(np.newaxis,) * (4 - pixels.ndim)]
     row, bands = _row_and_bands(archive, batch.shape[1], name, options)
     factors = _factors(archive, row, bands, options)
-    scale_stated = _number(archive, "pixel_scale", ("pixel_scale", "pixscale"), 1)
+    scale_stated = archive.real_numbers("pixel_scale", ("pixel_scale", "pixscale"), 1)
     scale = conventions.pixel_scale(
         [("the array pixel_scale", (scale_stated[0], scale_stated[0]))] if scale_stated else [], options, row
     )
@@ -195,12 +213,9 @@ def _read_spectra(
                 wave[i if len(wave) > 1 else 0], flux[i], noise[i], kind, None if mask is None else mask[i], terms
             )
             items.append(
-                Observation(
-                    id=entry.id,
+                replace(
+                    entry.observation(),
                     data={terms.row.key: spectrum},
-                    ra=entry.position[0] if entry.position else None,
-                    dec=entry.position[1] if entry.position else None,
-                    metadata=entry.metadata,
                     provenance={
                         terms.row.key: source.provenance(
                             "npz", survey=terms.row.survey, release=release, row=i if len(flux) > 1 else None
@@ -250,23 +265,13 @@ def _row_and_bands(
 def _factors(archive: Archive, row: Modality, bands: Sequence[str], options: ReadOptions) -> list[float]:
     """Factor to the unit of the modality, per band in file order."""
     unit = archive.text("unit", ("unit", "flux_unit", "bunit"))
-    points = _number(archive, "zero_point", ("zero_point", "zeropoint", "zp", "magzero"), len(bands))
+    points = archive.real_numbers("zero_point", ("zero_point", "zeropoint", "zp", "magzero"), len(bands))
     factors = []
     for c in range(len(bands)):
         stated = [("the array zero_point", points[c if len(points) > 1 else 0])] if points else []
         point = conventions.zero_point(row, [unit] if unit else [], stated, options)
         factors.append(conventions.flux_factor(point, row))
     return factors
-
-
-def _number(archive: Archive, key: str, aliases: Sequence[str], n: int) -> list[float]:
-    """One number or n of them, empty if absent."""
-    array = archive.pick(key, aliases)
-    if array is None:
-        return []
-    if array.dtype.kind not in "fiu" or array.size not in (1, n):
-        raise BadInput("shape_mismatch", f"{array.dtype} of shape {array.shape}, one number expected", field=key)
-    return [float(value) for value in array.flat]
 
 
 def _noise(archive: Archive, shape: tuple[int, ...], stored: tuple[int, ...]) -> tuple[NDArray[Any] | None, Noise]:
@@ -320,6 +325,11 @@ class _Entry:
     id: str
     position: tuple[float, float] | None
     metadata: dict[str, Any]
+
+    def observation(self) -> Observation:
+        """The object, of which nothing is measured yet."""
+        ra, dec = self.position or (None, None)
+        return Observation(id=self.id, data={}, ra=ra, dec=dec, metadata=self.metadata)
 
 
 def _objects(archive: Archive, n: int, source: Source) -> list[_Entry | AlbireoError]:
@@ -382,4 +392,6 @@ def _position(ra: float | None, dec: float | None) -> tuple[float, float] | None
     return ra, dec
 
 
-FORMATS: tuple[tuple[Any, ...], ...] = (("npz", "NumPy archive (.npz) of images or spectra", sniff_npz, read_npz),)
+FORMATS: tuple[tuple[Any, ...], ...] = (
+    ("npz", "NumPy archive (.npz) of images, spectra, segmentation maps or catalogs", sniff_npz, read_npz),
+)
