@@ -71,7 +71,10 @@ CODES: dict[str, str] = {
     "id_duplicate": "several objects of a file have the same id",
     # models and tokens
     "modality_unknown": "no such modality in the table",
-    "model_unknown": "no such model is loaded",
+    "model_unknown": "no model or folder of this name",
+    "model_not_pulled": "a model of a hub that was not fetched to this machine",
+    "model_gated": "the hub gives a model only to those who have its consent or a token",
+    "hub_unreachable": "the hub of models does not answer, or must not be asked",
     "modality_not_in_checkpoint": "the checkpoint was not trained on this modality",
     "nothing_to_embed": "the object has no modality that the checkpoint reads",
     "too_many_tokens": "more tokens than the model or the limit allows",

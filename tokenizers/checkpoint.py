@@ -105,10 +105,10 @@ class Manifest:
         }
         return json.dumps(content, indent=1) + "\n"
 
-    def differences(self, folder: Path) -> Iterator[tuple[str, str]]:
-        """(path, what is wrong) of every file that is not as it was published; reads every byte.
+    def check(self, folder: Path) -> Iterator[tuple[str, str | None]]:
+        """(path, None or what is wrong) of every file that should be in `folder`; reads every byte.
 
-        Weights of codecs that were not pulled are nothing wrong.
+        Weights of codecs that were not pulled are left out.
         """
         for path, facts in sorted(self.files.items()):
             file = folder / path
@@ -117,8 +117,8 @@ class Manifest:
                     yield path, "is not there"
             elif (size := file.stat().st_size) != facts.size:
                 yield path, f"has {size} bytes instead of {facts.size}"
-            elif sha256_of(file) != facts.sha256:
-                yield path, "has another sha256 than was published"
+            else:
+                yield path, None if sha256_of(file) == facts.sha256 else "has another sha256 than was published"
 
 
 class Checkpoint:
