@@ -32,9 +32,10 @@ from albireo.models.codec_training import (
     spectrum_loss,
     train_codec,
 )
+from albireo.models.cpu import fast_bf16
 from albireo.models.masking import Budget, Split, split
 from albireo.models.stages import Progress, load_state, save_state
-from albireo.models.transformer import Transformer, TransformerConfig
+from albireo.models.transformer import WITHIN, Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Image, Observation, Scalar, Spectrum
 from albireo.observations.sky import simulate
@@ -45,6 +46,7 @@ from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.quantizers import LinearQuantizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
+from albireo.tokenizers.weights import save
 
 REDSHIFT_WEIGHT = 4.0
 
@@ -187,73 +189,36 @@ def load_tokens(paths: Sequence[Path]) -> list[dict[str, NDArray[np.int32]]]:
 def batch_loss(
     model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int32]]], splits: Sequence[Split]
 ) -> Tensor:
-    """Cross entropy, averaged over the tokens of a modality and then over modalities, of a padded batch.
+    """Cross entropy, averaged over the tokens of a modality and then over modalities, of a batch.
 
     Redshift counts REDSHIFT_WEIGHT times: it is the one target that every modality has a part of.
     """
-    dim = model.config.dim
-    lengths = [sum(map(len, one.shown.values())) for one in splits]
-    sizes = [sum(map(len, one.asked.values())) for one in splits]
-    values = torch.zeros(len(splits), max(lengths), dim)
-    places, queries = torch.zeros_like(values), torch.zeros(len(splits), max(sizes), dim)
-    present = torch.zeros(len(splits), max(lengths), dtype=torch.bool)
-    kind = torch.full((len(splits), max(sizes)), -1)
-    value_parts, place_parts, slots = [], [], []
-    for key in model.encoder_embeddings:
-        at, ids = _gather(key, [one.shown for one in splits], objects)
-        if len(at):
-            embedding = model.input(key)
-            value_parts.append(embedding.token_emb(ids))
-            place_parts.append(embedding.pos_emb[0, at] + embedding.mod_emb[0])
-            slots.append(_slots(key, list(model.encoder_embeddings), [one.shown for one in splits]))
-    index = torch.cat(slots)
-    flat = index[:, 0] * max(lengths) + index[:, 1]
-    values = values.flatten(0, 1).index_put((flat,), torch.cat(value_parts)).view_as(values)
-    places = places.flatten(0, 1).index_put((flat,), torch.cat(place_parts)).view_as(places)
-    present.view(-1)[flat] = True
-    query_parts, query_slots, wanted = [], [], {}
-    for number, key in enumerate(model.decoder_embeddings):
-        at, ids = _gather(key, [one.asked for one in splits], objects)
-        if len(at):
-            slot = _slots(key, list(model.decoder_embeddings), [one.asked for one in splits])
-            query_parts.append(model.queries(key)[0, at])
-            query_slots.append(slot)
-            kind[slot[:, 0], slot[:, 1]] = number
-            wanted[key] = (slot[:, 0] * max(sizes) + slot[:, 1], ids)
-    index = torch.cat(query_slots)
-    flat = index[:, 0] * max(sizes) + index[:, 1]
-    queries = queries.flatten(0, 1).index_put((flat,), torch.cat(query_parts)).view_as(queries)
-    mask = present[:, None, None, :]
-    context = model.encode(values, places, mask)
-    alike = (kind[:, :, None] == kind[:, None, :])[:, None]
-    states = model.decode_states(queries, context, uniform=False, mask=alike, xmask=mask).flatten(0, 1)
-    losses = [
-        F.cross_entropy(model.target(key).to_logits(states[at]).float(), ids) for key, (at, ids) in wanted.items()
-    ]
-    weights = torch.tensor([REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in wanted])
-    return (torch.stack(losses) * weights).sum() / weights.sum()
+    pairs = list(zip(objects, splits, strict=True))
+    shown = [(key, ids[key][at], at) for ids, one in pairs for key, at in one.shown.items()]
+    asked = [(key, ids[key][at], at) for ids, one in pairs for key, at in one.asked.items()]
+    packed = Packed(
+        _rows([codes + model.codes.first[key] for key, codes, _ in shown]),
+        _rows([at + model.places.first[key] for key, _, at in shown]),
+        tuple(sum(map(len, one.shown.values())) for one in splits),
+    )
+    queries = Queries(
+        _rows([at + model.target_places.first[key] for key, _, at in asked]),
+        tuple(sum(map(len, one.asked.values())) for one in splits),
+        tuple(len(at) for _, _, at in asked),
+    )
+    states = model.decode(model.encode(packed), packed.lengths, queries, WITHIN).split(queries.lengths_per_modality)
+    losses, weights = [], []
+    for key in model.target_codes.sizes:
+        of_key = [i for i, (name, _, _) in enumerate(asked) if name == key]
+        if of_key:
+            wanted = _rows([asked[i][1] for i in of_key])
+            losses.append(F.cross_entropy(model.logits(key, torch.cat([states[i] for i in of_key])).float(), wanted))
+            weights.append(REDSHIFT_WEIGHT if key == "tok_z" else 1.0)
+    return (torch.stack(losses) * torch.tensor(weights)).sum() / sum(weights)
 
 
-def _gather(
-    key: str, parts: Sequence[Mapping[str, NDArray[np.int64]]], objects: Sequence[Mapping[str, NDArray[np.int32]]]
-) -> tuple[Tensor, Tensor]:
-    """Position and token of every place of `key` in `parts`."""
-    at = [part[key] for part in parts if key in part]
-    ids = [objects[i][key][part[key]] for i, part in enumerate(parts) if key in part]
-    if not at:
-        return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
-    return torch.as_tensor(np.concatenate(at)), torch.as_tensor(np.concatenate(ids).astype(np.int64))
-
-
-def _slots(key: str, order: Sequence[str], parts: Sequence[Mapping[str, NDArray[np.int64]]]) -> Tensor:
-    """(object, slot in its padded sequence) of every place of `key`."""
-    before = order[: order.index(key)]
-    out = []
-    for i, part in enumerate(parts):
-        if key in part:
-            start = sum(len(part[k]) for k in before if k in part)
-            out.append(np.stack([np.full(len(part[key]), i), start + np.arange(len(part[key]))], axis=1))
-    return torch.as_tensor(np.concatenate(out))
+def _rows(parts: Sequence[NDArray[np.integer]]) -> Tensor:
+    return torch.as_tensor(np.concatenate(parts).astype(np.int64))
 
 
 def untrained(bank: TokenizerBank, seed: int) -> Transformer:
@@ -272,11 +237,11 @@ def untrained(bank: TokenizerBank, seed: int) -> Transformer:
     generator = torch.Generator().manual_seed(seed)
     model.initialise({key: tokenizer.grid for key, tokenizer in bank.items()}, generator)
     with torch.no_grad():
-        for key in model.encoder_embeddings:
+        for key in model.codes.sizes:
             features = _code_features(bank[key])
             table = features @ torch.randn(features.shape[1], model.config.dim, generator=generator)
-            model.input(key).token_emb.weight.copy_(table / table.std())
-            model.input(key).mod_emb.normal_(std=0.5, generator=generator)
+            model.token_emb[model.codes[key]] = table / table.std()
+        model.mod_emb[: len(model.codes.sizes)].normal_(std=0.5, generator=generator)
     return model
 
 
@@ -327,30 +292,28 @@ def pretrain(recipe: Recipe, bank: TokenizerBank, paths: Sequence[Path], state: 
 def _loss(
     model: Transformer, batch: Sequence[Mapping[str, NDArray[np.int32]]], budget: Budget, rng: np.random.Generator
 ) -> Tensor:
-    inputs, outputs = list(model.encoder_embeddings), list(model.decoder_embeddings)
+    inputs, outputs = list(model.codes.sizes), list(model.target_codes.sizes)
     drawn = budget.draw(rng)
     splits = [split(ids, inputs, outputs, drawn, rng) for ids in batch]
-    with torch.autocast("cpu", torch.bfloat16):  # master weights stay in float32: pure bf16 loses small updates
+    # Master weights stay in float32: pure bf16 loses small updates.
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
         return batch_loss(model, batch, splits)
 
 
 def write(bank: TokenizerBank, model: Transformer, out: Path) -> None:
-    """The checkpoint folder, in AION-1's layout; weights in float16 (buffers and codebooks in float32)."""
-    _write_part(out, mini.TRANSFORMER, model)
+    """The checkpoint folder, in AION-1's layout: weights in float16, positions and codebooks in float32."""
+    _write_part(out, mini.TRANSFORMER, model.published(), {name for name in model.published() if "pos_emb" in name})
     for key, tokenizer in bank.items():
-        if key in mini.INPUTS:
-            _write_part(out / "codecs" / MODALITIES[key].codec, mini.codec_config(key), tokenizer)
+        if key in mini.INPUTS or key in mini.OUTPUTS:
+            exact = {name for name, _ in tokenizer.named_buffers()}
+            folder = out / "codecs" / MODALITIES[key].codec
+            _write_part(folder, mini.codec_config(key), tokenizer.state_dict(), exact)
 
 
-def _write_part(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
+def _write_part(folder: Path, config: Mapping[str, object], tensors: Mapping[str, Tensor], exact: set[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    tensors = {
-        name: (value.detach().half() if name in parameters else value).contiguous().numpy()
-        for name, value in module.state_dict().items()
-    }
-    save_file(tensors, folder / WEIGHTS)
+    save({name: value if name in exact else value.half() for name, value in tensors.items()}, folder / WEIGHTS)
 
 
 def main() -> None:

@@ -1,44 +1,83 @@
-"""A checkpoint, run by torch."""
+"""A checkpoint, run by torch.
+
+A pass takes objects of any mix of modalities, packed one after another without padding. Only what embedding needs is
+in memory until something is predicted; then the decoder's weights are read.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from albireo.models.cpu import fast_bf16
 from albireo.models.engine import POOLINGS, Embedding, Pooling, Tokens
-from albireo.models.transformer import Transformer, TransformerConfig
+from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
-from albireo.tokenizers.bank import TokenizerBank, fill, read_weights
+from albireo.tokenizers.bank import TokenizerBank
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint, TokenSpec
+from albireo.tokenizers.weights import load, materialise
 
-MAX_BATCH_TOKENS = 16_384
-"""Tokens in one pass through the encoder; larger calls are cut into several."""
+PASS_TOKENS = {"cpu": 1_200, "cuda": 32_768}
+"""Tokens of one pass. On a CPU what a layer writes should stay in cache; a GPU wants large products."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Positions = NDArray[np.int64]
+Sequence_ = dict[str, tuple[NDArray[np.int64], Positions]]
+"""Of one object: token key -> (tokens that count, their positions), in the table's order."""
 
 
 class TorchEngine:
-    """An `Engine` (see models/engine.py). Safe to call from several threads."""
+    """An `Engine` (see models/engine.py). Safe to call from several threads.
 
-    def __init__(self, checkpoint: Checkpoint, bank: TokenizerBank, transformer: Transformer, device: str) -> None:
+    dtype    what the transformer's weights are kept in
+    compute  what it computes in: `dtype`, or float32 on a CPU that has no bfloat16 products
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        bank: TokenizerBank,
+        transformer: Transformer,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
         self.checkpoint = checkpoint
         self.bank = bank
         self.transformer = transformer.eval()
         self.device = torch.device(device)
-        self._lock = threading.Lock()
+        self.dtype = dtype
+        slow = dtype == "bfloat16" and self.device.type == "cpu" and not fast_bf16()
+        self.compute = "float32" if slow else dtype
+        self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32") -> TorchEngine:
-        """Read a checkpoint folder. The transformer computes in `dtype`, the tokenizers always in float32."""
-        checkpoint = Checkpoint(folder)
-        transformer = open_transformer(checkpoint).to(device=device, dtype=getattr(torch, dtype))
-        return cls(checkpoint, TokenizerBank.open(checkpoint, device), transformer, device)
+    def open(
+        cls, folder: str | Path, device: str = "cpu", dtype: str = "float32", preprocessing: str | None = None
+    ) -> TorchEngine:
+        """Read a checkpoint folder: what embedding needs of it.
+
+        dtype          "float32" (exact) or "bfloat16", of the transformer; tokens are the same in either
+        preprocessing  of the tokenizers, by name (tokenizers/preprocessing.py); default: the checkpoint's own
+        """
+        if dtype not in DTYPES:
+            raise BadInput("option_invalid", f"dtype {dtype!r}", field="dtype", fix=f"one of {', '.join(DTYPES)}")
+        checkpoint = Checkpoint(folder, preprocessing)
+        config = TransformerConfig.from_json(checkpoint.config)
+        with torch.device("meta"):
+            transformer = Transformer(config, checkpoint.inputs, checkpoint.outputs)
+        engine = cls(checkpoint, TokenizerBank.open(checkpoint, device), transformer, device, dtype)
+        engine._read(decoder=False)
+        transformer.freeze()
+        return engine
 
     @property
     def name(self) -> str:
@@ -80,43 +119,73 @@ class TorchEngine:
 
     @torch.inference_mode()
     def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
-        """Embedding of each object; objects of equal sequence length share a pass, and no pass has padding."""
+        """Embedding of each object."""
         if pooling not in POOLINGS:
             raise BadInput("option_invalid", f"pooling {pooling!r}", field="pooling", fix=f"one of {POOLINGS}")
         sequences = [self._sequence(item) for item in tokens]
+        if not all(sequences):
+            raise BadInput("nothing_to_embed", "no token is left", fix="give at least one unmasked modality")
         out: list[Embedding | None] = [None] * len(tokens)
         with self._lock:
-            for batch in self._batches(sequences):
-                states = self._encode([sequences[i] for i in batch])
+            for batch, states in self._encoded(sequences):
                 for i, state in zip(batch, states, strict=True):
                     out[i] = _pool(state, sequences[i], pooling)
         return [embedding for embedding in out if embedding is not None]
 
     @torch.inference_mode()
-    def logits(self, tokens: Sequence[Tokens], targets: Sequence[str]) -> list[dict[str, np.ndarray]]:
-        """Logits[key] (n_key, V_key) float32 of every token of the target modalities, for each object."""
-        for key in targets:
-            if key not in self.checkpoint.outputs:
-                raise BadInput("modality_not_in_checkpoint", f"{key} is no output of this checkpoint", field=key)
+    def logits(
+        self,
+        tokens: Sequence[Tokens],
+        targets: Sequence[str] | Sequence[Mapping[str, Positions]],
+        attention: str | None = None,
+    ) -> list[dict[str, NDArray[np.float32]]]:
+        """Logits of tokens of the target modalities, for each object: key -> (n, V) float32.
+
+        targets    token keys, for every token of them; or for each object token key -> positions (n,)
+        attention  among the tokens asked for: "uniform" or "within_modality" (see models/transformer.py); default:
+                   the checkpoint's, for AION-1 what the released `AION.forward` computes. One token asked for alone
+                   is the same in both.
+        An object may have no token at all: then the answer is what the model expects of any object.
+        """
+        asked = self._asked(targets, len(tokens))
         sequences = [self._sequence(item) for item in tokens]
-        out: list[dict[str, np.ndarray]] = [{} for _ in tokens]
+        out: list[dict[str, NDArray[np.float32]]] = [{} for _ in tokens]
         with self._lock:
-            for batch in self._batches(sequences):
-                logits = self.transformer.decode(self._encode([sequences[i] for i in batch]), targets)
-                for row, i in enumerate(batch):
-                    out[i] = {key: value[row].float().cpu().numpy() for key, value in logits.items()}
+            if self.transformer.to_logits.is_meta:
+                self._read(decoder=True)
+            for batch, states in self._encoded(sequences, asked):
+                queries = self._queries([asked[i] for i in batch])
+                lengths = [len(state) for state in states]
+                decoded = self.transformer.decode(torch.cat(states), lengths, queries, attention)
+                parts = iter(decoded.split(queries.lengths_per_modality))
+                for i in batch:
+                    for key in asked[i]:
+                        out[i][key] = self.transformer.logits(key, next(parts)).float().cpu().numpy()
         return out
 
-    def _sequence(self, tokens: Tokens) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-        """key -> (ids, positions that count or None for all), in the table's order; checks every number."""
-        sequence: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    def _read(self, decoder: bool) -> None:
+        """Read the weights of the encoder, or of the decoder."""
+        model = self.transformer
+        materialise(model, lambda name: _of_decoder(name) == decoder, self.device, DTYPES[self.dtype])
+
+        def one_name(stored: str) -> str | None:
+            name = model.one_name(stored)
+            return name if name is not None and _of_decoder(name) == decoder else None
+
+        wanted = {name: tensor for name, tensor in model.published().items() if one_name(name) == name}
+        load(wanted, self.checkpoint.folder / WEIGHTS, one_name)
+
+    def _sequence(self, tokens: Tokens) -> Sequence_:
+        """The tokens that count, in the table's order; checks every number."""
+        sequence: Sequence_ = {}
         for key in MODALITIES:
             if key not in tokens.ids:
                 continue
             if key not in self.checkpoint.inputs:
                 raise BadInput("modality_not_in_checkpoint", f"{key} is no input of this checkpoint", field=key)
             ids, spec = tokens.ids[key], self.checkpoint.inputs[key]
-            if ids.shape != (spec.n_tokens,):
+            listed = MODALITIES[key].kind == "catalog"
+            if ids.ndim != 1 or not (1 if listed else spec.n_tokens) <= len(ids) <= spec.n_tokens:
                 raise BadInput(
                     "too_many_tokens" if ids.size > spec.n_tokens else "shape_mismatch",
                     f"{ids.shape} tokens, the model reads ({spec.n_tokens},)",
@@ -124,74 +193,94 @@ class TorchEngine:
                 )
             if ids.min() < 0 or ids.max() >= spec.vocab_size:
                 raise BadInput("value_out_of_range", f"a token is not in 0..{spec.vocab_size - 1}", field=key)
-            keep = ~tokens.mask[key] if key in tokens.mask else None
-            if keep is not None and keep.shape != ids.shape:
+            keep = ~tokens.mask[key] if key in tokens.mask else np.ones(len(ids), bool)
+            if keep.shape != ids.shape:
                 raise BadInput("shape_mismatch", f"the mask has shape {keep.shape}", field=key)
-            if keep is None or keep.all():
-                sequence[key] = (ids, None)
-            elif keep.any():
-                sequence[key] = (ids, np.flatnonzero(keep))
-        if not sequence:
-            raise BadInput("nothing_to_embed", "no token is left", fix="give at least one unmasked modality")
+            at = np.flatnonzero(keep)
+            if len(at):
+                # A list closes ranks when an entry is masked; everything else stays in its place.
+                sequence[key] = (ids[at], np.arange(len(at)) if listed else at)
         return sequence
 
-    def _batches(self, sequences: Sequence[dict[str, tuple[np.ndarray, np.ndarray | None]]]) -> list[list[int]]:
-        """Indices of objects whose sequences are alike, at most MAX_BATCH_TOKENS tokens at a time."""
-        alike: dict[object, list[int]] = defaultdict(list)
-        for i, sequence in enumerate(sequences):
-            alike[tuple((key, None if at is None else at.tobytes()) for key, (_, at) in sequence.items())].append(i)
-        batches = []
-        for members in alike.values():
-            size = max(1, MAX_BATCH_TOKENS // _length(sequences[members[0]]))
-            batches += [members[i : i + size] for i in range(0, len(members), size)]
-        return batches
+    def _asked(
+        self, targets: Sequence[str] | Sequence[Mapping[str, Positions]], count: int
+    ) -> list[dict[str, Positions]]:
+        """Positions asked for of each object, in the table's order."""
+        outputs = self.checkpoint.outputs
+        if all(isinstance(target, str) for target in targets):
+            known = {key: np.arange(outputs[key].n_tokens) if key in outputs else np.arange(0) for key in targets}
+            named: list[Mapping[str, Positions]] = [known] * count
+        else:
+            named = [target for target in targets if not isinstance(target, str)]
+        for key in {key for one in named for key in one}:
+            if key not in outputs:
+                raise BadInput("modality_not_in_checkpoint", f"{key} is no output of this checkpoint", field=key)
+        if len(named) != count:
+            raise BadInput("shape_mismatch", f"{len(named)} targets for {count} objects", field="targets")
+        return [{key: one[key] for key in MODALITIES if key in one and len(one[key])} for one in named]
 
-    def _encode(self, sequences: Sequence[dict[str, tuple[np.ndarray, np.ndarray | None]]]) -> Tensor:
-        """States (B, N, D) of B alike sequences."""
-        first = sequences[0]
-        ids = {
-            key: torch.as_tensor(np.stack([sequence[key][0] for sequence in sequences]), device=self.device)
-            for key in first
-        }
-        values, places = self.transformer.embed(ids)
-        if any(at is not None for _, at in first.values()):
-            keep, offset = [], 0
-            for key_ids, at in first.values():
-                keep.append(offset + (np.arange(len(key_ids)) if at is None else at))
-                offset += len(key_ids)
-            index = torch.as_tensor(np.concatenate(keep), device=self.device)
-            values, places = values[:, index], places[:, index]
-        return self.transformer.encode(values, places)
+    def _encoded(
+        self, sequences: Sequence[Sequence_], asked: Sequence[Mapping[str, Positions]] | None = None
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Passes: which objects, and the encoder states (N, D) of each. Alike lengths stand together in a pass."""
+        costs = [_length(sequence) for sequence in sequences]
+        sizes = [sum(map(len, one.values())) for one in asked] if asked else [0] * len(costs)
+        order = sorted(range(len(sequences)), key=lambda i: (costs[i], sizes[i]))
+        budget = PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
+        for batch in _filled(order, [cost + size for cost, size in zip(costs, sizes, strict=True)], budget):
+            yield batch, self._encode([sequences[i] for i in batch])
+
+    def _encode(self, sequences: Sequence[Sequence_]) -> list[Tensor]:
+        """Encoder states (N, D) of each object, register tokens in front."""
+        model = self.transformer
+        codes = [ids + model.codes.first[key] for sequence in sequences for key, (ids, _) in sequence.items()]
+        places = [at + model.places.first[key] for sequence in sequences for key, (_, at) in sequence.items()]
+        lengths = tuple(_length(sequence) for sequence in sequences)
+        states = model.encode(Packed(self._rows(codes), self._rows(places), lengths), DTYPES[self.compute])
+        registers = model.config.num_register_tokens
+        return list(states.split([n + registers for n in lengths]))
+
+    def _queries(self, asked: Sequence[Mapping[str, Positions]]) -> Queries:
+        first = self.transformer.target_places.first
+        places = [at + first[key] for one in asked for key, at in one.items()]
+        return Queries(
+            self._rows(places),
+            tuple(sum(map(len, one.values())) for one in asked),
+            tuple(len(at) for one in asked for at in one.values()),
+        )
+
+    def _rows(self, parts: Sequence[NDArray[np.int64]]) -> Tensor:
+        flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return torch.from_numpy(flat.astype(np.int64, copy=False)).to(self.device)
 
 
-def open_transformer(checkpoint: Checkpoint) -> Transformer:
-    """The transformer of a checkpoint, with its weights; tables that nothing here reads are left in the file."""
-    transformer = Transformer(TransformerConfig.from_json(checkpoint.config), checkpoint.inputs, checkpoint.outputs)
-    path = checkpoint.folder / WEIGHTS
-    tensors = read_weights(path)
-    for key in MODALITIES:
-        encoder, decoder = f"encoder_embeddings.{key}.", f"decoder_embeddings.{key}."
-        # An embedding that both sides share is stored once, under either name.
-        for here, there in ((encoder, decoder), (decoder, encoder)):
-            if there + "mod_emb" in tensors:
-                tensors.setdefault(here + "mod_emb", tensors[there + "mod_emb"])
-        # Queries carry no value, so the decoder's token table is never read.
-        unused = [decoder + "token_emb"]
-        unused += [encoder] if key not in checkpoint.inputs else []
-        unused += [decoder] if key not in checkpoint.outputs else []
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(unused))}
-    fill(transformer, tensors, path)
-    return transformer
+def _of_decoder(name: str) -> bool:
+    """Whether a tensor, by its name here or in the published files, is needed to predict and not to embed."""
+    return name.startswith(
+        ("decoder.", "decoder_norm.", "decoder_embeddings.", "mask_token", "target_pos_emb", "to_logits")
+    )
 
 
-def _length(sequence: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> int:
-    return sum(len(ids if at is None else at) for ids, at in sequence.values())
+def _filled(order: Sequence[int], costs: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Objects in their order, as many at a time as the budget holds, at least one."""
+    batch: list[int] = []
+    for i in order:
+        if batch and sum(costs[j] for j in batch) + costs[i] > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
-def _pool(state: Tensor, sequence: dict[str, tuple[np.ndarray, np.ndarray | None]], pooling: Pooling) -> Embedding:
+def _length(sequence: Sequence_) -> int:
+    return sum(len(ids) for ids, _ in sequence.values())
+
+
+def _pool(state: Tensor, sequence: Sequence_, pooling: Pooling) -> Embedding:
     """State (N [+ registers], D) of one object -> its embedding; registers stand first and are not pooled."""
-    state = state[len(state) - _length(sequence) :].float()
-    lengths = [len(ids if at is None else at) for ids, at in sequence.values()]
+    lengths = [len(ids) for ids, _ in sequence.values()]
+    state = state[len(state) - sum(lengths) :].float()
     if pooling == "tokens":
         names = tuple(key for key, n in zip(sequence, lengths, strict=True) for _ in range(n))
         values = state

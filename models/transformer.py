@@ -1,31 +1,39 @@
 """The encoder-decoder transformer of AION-1 (arXiv 2510.17960, after 4M, arXiv 2312.06647), driven by configuration.
 
-Module names follow the published files. File order is data order: embed, attend, encode, decode, predict.
-Sequences carry no padding: what is absent or masked is not in them, so it can have no influence.
+Sequences are packed: the tokens of all objects of a pass stand one after another in (T, D), and `lengths` says how
+many each has. There is no padding; what is absent or masked is not in a sequence, so it can have no influence.
+File order is data order: embed, attend, encode, decode, predict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from albireo.models.attention import attend, mean_of
+from albireo.models.kernels import embed_tokens, qk_norm, swiglu
+from albireo.observations.modalities import MODALITIES
 from albireo.tokenizers.checkpoint import TokenSpec
 
 UNIFORM, WITHIN = "uniform", "within_modality"
-"""Attention among the decoder's queries: what AION-1's released code computes, and what its paper describes."""
+"""Attention among the decoder's queries: what `AION.forward` of the released code computes, and what AION-1 was
+trained with (and what the released sampler computes)."""
+
+EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """The part of `config.json` that shapes the network; absent keys have the released code's defaults.
 
-    decoder_attention  ours: "uniform" repeats the released inference code, whose query mask excludes every pair,
-                       so that the softmax is uniform over all queries; "within_modality" attends inside a modality
+    decoder_attention  ours: "uniform" repeats the released `AION.forward`, whose query mask excludes every pair, so
+                       that the softmax is uniform over all queries; "within_modality" attends inside a modality
     """
 
     dim: int
@@ -41,6 +49,7 @@ class TransformerConfig:
     gated_mlp: bool = False
     qk_norm: bool = False
     num_register_tokens: int = 0
+    share_modality_embeddings: bool = True
     decoder_attention: str = UNIFORM
 
     @classmethod
@@ -48,6 +57,20 @@ class TransformerConfig:
         """Keys of `config.json` that matter only in training are left out."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in config.items() if key in known})
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights may be kept in a shorter type than it computes in (see models/cpu.py)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
+
+    def parts(self, input: Tensor, n: int) -> list[Tensor]:
+        """The outputs in n equal parts, each a contiguous tensor of its own."""
+        weights = self.weight.to(input.dtype).chunk(n)
+        biases = [None] * n if self.bias is None else self.bias.to(input.dtype).chunk(n)
+        return [F.linear(input, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 class Norm(nn.Module):
@@ -64,45 +87,11 @@ class Norm(nn.Module):
             self.register_buffer("bias", torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-6)
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), eps=EPS)
 
-
-class TokenEmbedding(nn.Module):
-    """Token table, modality embedding and fixed positions of one input modality."""
-
-    pos_emb: Tensor
-
-    def __init__(self, spec: TokenSpec, dim: int) -> None:
-        super().__init__()
-        self.token_emb = nn.Embedding(spec.vocab_size, dim)
-        self.mod_emb = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("pos_emb", torch.zeros(1, spec.n_tokens, dim))
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """ids (B, n) -> values (B, n, D), places (1, n, D)."""
-        return self.token_emb(ids), self.pos_emb + self.mod_emb
-
-
-class TargetEmbedding(nn.Module):
-    """Modality embedding, fixed positions and output layer of one target modality; queries carry no value."""
-
-    pos_emb: Tensor
-
-    def __init__(self, spec: TokenSpec, dim: int) -> None:
-        super().__init__()
-        self.mod_emb = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("pos_emb", torch.zeros(1, spec.n_tokens, dim))
-        self.to_logits = nn.Linear(dim, spec.vocab_size, bias=False)
-
-
-def sincos_positions(height: int, width: int, dim: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions (1, height * width, D), as MoCo-v3 and AION-1 have them."""
-    first, second = torch.meshgrid(
-        torch.arange(width, dtype=torch.float32), torch.arange(height, dtype=torch.float32), indexing="ij"
-    )
-    omega = 1.0 / 10000.0 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
-    a, b = first.reshape(-1, 1) * omega, second.reshape(-1, 1) * omega
-    return torch.cat([a.sin(), a.cos(), b.sin(), b.cos()], dim=1)[None]
+    def per_head(self, x: Tensor) -> Tensor:
+        """x (T, heads * d) normalised over the d channels of each head."""
+        return qk_norm(x, self.weight.to(x.dtype), self.bias.to(x.dtype), EPS)
 
 
 class SelfAttention(nn.Module):
@@ -111,20 +100,20 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=config.qkv_bias)
-        self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
+        self.qkv = Linear(config.dim, 3 * config.dim, bias=config.qkv_bias)
+        self.proj = Linear(config.dim, config.dim, bias=config.proj_bias)
         _add_qk_norm(self, config)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, D); mask (B, 1, N, N) or None, True = attend."""
-        q, k, v = _split(self.qkv(x), 3, self.heads)
-        out: Tensor = self.proj(_join(F.scaled_dot_product_attention(*_normed(self, q, k), v, attn_mask=mask)))
+    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        """x (T, D) -> (T, D), attending inside each sequence."""
+        q, k, v = self.qkv.parts(x, 3)
+        out: Tensor = self.proj(attend(*_normed(self, q, k), v, self.heads, lengths, lengths))
         return out
 
-    def uniform(self, x: Tensor) -> Tensor:
-        """Every position gets the mean value over all positions: softmax over scores that are all excluded."""
-        _, _, v = _split(self.qkv(x), 3, self.heads)
-        out: Tensor = self.proj(_join(v.mean(dim=2, keepdim=True).expand_as(v)))
+    def uniform(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Every position gets the mean value over its sequence: softmax over scores that are all excluded."""
+        _, _, v = self.qkv.parts(x, 3)
+        out: Tensor = self.proj(mean_of(v, lengths))
         return out
 
 
@@ -132,16 +121,16 @@ class CrossAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
-        self.q = nn.Linear(config.dim, config.dim, bias=config.qkv_bias)
-        self.kv = nn.Linear(config.dim, 2 * config.dim, bias=config.qkv_bias)
-        self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
+        self.q = Linear(config.dim, config.dim, bias=config.qkv_bias)
+        self.kv = Linear(config.dim, 2 * config.dim, bias=config.qkv_bias)
+        self.proj = Linear(config.dim, config.dim, bias=config.proj_bias)
         _add_qk_norm(self, config)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, M, D), context (B, N, D); mask (B, 1, M, N) or None, True = attend."""
-        (q,) = _split(self.q(x), 1, self.heads)
-        k, v = _split(self.kv(context), 2, self.heads)
-        out: Tensor = self.proj(_join(F.scaled_dot_product_attention(*_normed(self, q, k), v, attn_mask=mask)))
+    def forward(self, x: Tensor, context: Tensor, lengths: Sequence[int], context_lengths: Sequence[int]) -> Tensor:
+        """x (T, D), context (S, D) -> (T, D): each sequence of x attends to the sequence of context of its object."""
+        q = self.q(x)
+        k, v = self.kv.parts(context, 2)
+        out: Tensor = self.proj(attend(*_normed(self, q, k), v, self.heads, lengths, context_lengths))
         return out
 
 
@@ -153,23 +142,12 @@ def _add_qk_norm(module: nn.Module, config: TransformerConfig) -> None:
 
 def _normed(module: nn.Module, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(module, "q_norm"):
-        return module.q_norm(q), module.k_norm(k)  # type: ignore[operator]
+        return module.q_norm.per_head(q), module.k_norm.per_head(k)  # type: ignore[union-attr,operator]
     return q, k
 
 
-def _split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """(B, N, parts * D) -> parts x (B, heads, N, D / heads)."""
-    out: tuple[Tensor, ...] = x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return out
-
-
-def _join(x: Tensor) -> Tensor:
-    """(B, heads, N, d) -> (B, N, heads * d)."""
-    return x.transpose(1, 2).flatten(2)
-
-
 class Mlp(nn.Module):
-    """Feed-forward layer: plain, or gated (SwiGLU with SiLU) at two thirds of the hidden width."""
+    """Feed-forward layer: plain, or gated at two thirds of the hidden width (SwiGLU if the activation is SiLU)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -177,14 +155,20 @@ class Mlp(nn.Module):
         self.gated = config.gated_mlp
         if self.gated:
             hidden = int(2 * hidden / 3)
-            self.fc3 = nn.Linear(config.dim, hidden, bias=config.mlp_bias)
-        self.fc1 = nn.Linear(config.dim, hidden, bias=config.mlp_bias)
-        self.fc2 = nn.Linear(hidden, config.dim, bias=config.mlp_bias)
+            self.fc3 = Linear(config.dim, hidden, bias=config.mlp_bias)
+        self.fc1 = Linear(config.dim, hidden, bias=config.mlp_bias)
+        self.fc2 = Linear(hidden, config.dim, bias=config.mlp_bias)
         self.act = getattr(nn, config.act_layer)()
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.act(self.fc1(x))
-        out: Tensor = self.fc2(hidden * self.fc3(x) if self.gated else hidden)
+        hidden = self.fc1(x)
+        if not self.gated:
+            hidden = self.act(hidden)
+        elif isinstance(self.act, nn.SiLU):
+            hidden = swiglu(hidden, self.fc3(x))
+        else:
+            hidden = self.act(hidden) * self.fc3(x)
+        out: Tensor = self.fc2(hidden)
         return out
 
 
@@ -196,8 +180,8 @@ class EncoderBlock(nn.Module):
         self.norm2 = Norm(config.dim, config.norm_bias)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x), mask)
+    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        x = x + self.attn(self.norm1(x), lengths)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -214,112 +198,231 @@ class DecoderBlock(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, context: Tensor, *, uniform: bool, mask: Tensor | None = None, xmask: Tensor | None = None
+        self, x: Tensor, context: Tensor, queries: Queries, context_lengths: Sequence[int], uniform: bool
     ) -> Tensor:
         normed = self.norm1(x)
-        x = x + (self.self_attn.uniform(normed) if uniform else self.self_attn(normed, mask))
-        x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), xmask)
+        x = x + (
+            self.self_attn.uniform(normed, queries.lengths)
+            if uniform
+            else self.self_attn(normed, queries.lengths_per_modality)
+        )
+        x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), queries.lengths, context_lengths)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tokens of several objects, one after another.
+
+    codes    (T,) rows of the token table: the code of a token plus the first row of its modality
+    places   (T,) rows of the place table: the position of a token plus the first row of its modality
+    lengths  tokens of each object
+    """
+
+    codes: Tensor
+    places: Tensor
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder is asked of several objects, one after another; the queries of a modality stand together.
+
+    places                (Q,) rows of the decoder's place table
+    lengths               queries of each object
+    lengths_per_modality  queries of each modality of each object
+    """
+
+    places: Tensor
+    lengths: tuple[int, ...]
+    lengths_per_modality: tuple[int, ...]
+
+
+class Rows:
+    """Where the rows of each modality begin in a table that holds those of all, one after another."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        ends = list(accumulate(sizes.values()))
+        self.first = dict(zip(sizes, [0, *ends], strict=False))
+        self.sizes = dict(sizes)
+        self.total = ends[-1] if ends else 0
+
+    def __getitem__(self, key: str) -> slice:
+        return slice(self.first[key], self.first[key] + self.sizes[key])
 
 
 class Transformer(nn.Module):
     """Tokens of any modalities in, states and logits of any modalities out.
 
     inputs, outputs  token key -> TokenSpec of the input and target modalities
+    The tables of all modalities are one: a packed pass looks up any mix of them at once. `published` gives every
+    tensor under its name in the published files.
     """
+
+    pos_emb: Tensor
+    target_pos_emb: Tensor
 
     def __init__(
         self, config: TransformerConfig, inputs: Mapping[str, TokenSpec], outputs: Mapping[str, TokenSpec]
     ) -> None:
         super().__init__()
         self.config = config
-        self.encoder_embeddings = nn.ModuleDict({k: TokenEmbedding(s, config.dim) for k, s in inputs.items()})
-        self.decoder_embeddings = nn.ModuleDict({k: TargetEmbedding(s, config.dim) for k, s in outputs.items()})
+        self.codes = Rows({key: spec.vocab_size for key, spec in inputs.items()})
+        self.places = Rows({key: spec.n_tokens for key, spec in inputs.items()})
+        self.target_codes = Rows({key: spec.vocab_size for key, spec in outputs.items()})
+        self.target_places = Rows({key: spec.n_tokens for key, spec in outputs.items()})
+        both = set(inputs) & set(outputs) if config.share_modality_embeddings else set()
+        own = [key for key in outputs if key not in both]
+        self._modality = {key: row for row, key in enumerate(inputs)}
+        self._target_modality = {
+            key: self._modality[key] if key in both else len(inputs) + own.index(key) for key in outputs
+        }
+        dim, registers = config.dim, config.num_register_tokens
+        # Register tokens are the last rows of the token table; their place is the last row, fixed at zero.
+        self.token_emb = nn.Parameter(torch.zeros(self.codes.total + registers, dim))
+        self.mod_emb = nn.Parameter(torch.zeros(len(inputs) + len(own), dim))
+        self.register_buffer("pos_emb", torch.zeros(self.places.total, dim))
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
-        self.encoder_norm = Norm(config.dim, config.norm_bias)
-        self.decoder_proj_context = nn.Linear(config.dim, config.dim)
+        self.encoder_norm = Norm(dim, config.norm_bias)
+        self.decoder_proj_context = Linear(dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("target_pos_emb", torch.zeros(self.target_places.total, dim))
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
-        self.decoder_norm = Norm(config.dim, config.norm_bias)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        if config.num_register_tokens:
-            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.dim))
-        # One modality embedding serves both sides.
-        for key in inputs.keys() & outputs.keys():
-            self.target(key).mod_emb = self.input(key).mod_emb
+        self.decoder_norm = Norm(dim, config.norm_bias)
+        self.to_logits = nn.Parameter(torch.zeros(self.target_codes.total, dim))
+        self._frozen_places: Tensor | None = None
 
-    def embed(self, ids: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """ids[key] (B, n_key) -> values and places (B, N, D), concatenated in the order of `ids`."""
-        parts = [self.input(key)(tensor) for key, tensor in ids.items()]
-        values = torch.cat([value for value, _ in parts], dim=1)
-        places = torch.cat([place for _, place in parts], dim=1)
-        return values, places.expand(len(values), -1, -1)
+    # ------------------------------------------------------------------ encode
 
-    def encode(self, values: Tensor, places: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Values and places (B, N, D) -> encoder states (B, N, D), as AION-1's `encode` returns them:
-        projected for the decoder, with the places added again. mask (B, 1, 1, N) True = attend, for padded batches.
-        """
-        x = values + places
-        registers = self.config.num_register_tokens
-        if registers:
-            x = torch.cat([self.register_tokens.expand(len(x), -1, -1), x], dim=1)
-            places = F.pad(places, (0, 0, registers, 0))
-            mask = None if mask is None else F.pad(mask, (registers, 0), value=True)
+    def encode(self, packed: Packed, dtype: torch.dtype | None = None) -> Tensor:
+        """Encoder states (T, D), as AION-1's `encode` returns them: projected for the decoder, with the places added
+        again. With register tokens each object has that many rows more, in front. Computes in `dtype` (default: the
+        type of the weights)."""
+        codes, rows, lengths = self._with_registers(packed)
+        dtype = dtype or self.token_emb.dtype
+        x, places = embed_tokens(codes, rows, self.token_emb, self._places())
+        x, places = x.to(dtype), places.to(dtype)
         for block in self.encoder:
-            x = block(x, mask)
+            x = block(x, lengths)
         out: Tensor = self.decoder_proj_context(self.encoder_norm(x)) + places
         return out
 
-    def decode(self, context: Tensor, targets: Sequence[str]) -> dict[str, Tensor]:
-        """Context (B, N, D) -> logits[key] (B, n_key, V_key) for every token of the target modalities."""
-        queries = {key: self.queries(key).expand(len(context), -1, -1) for key in targets}
-        if self.config.decoder_attention == UNIFORM:
-            sizes = [query.shape[1] for query in queries.values()]
-            states = self.decode_states(torch.cat(list(queries.values()), dim=1), context, uniform=True)
-            split = dict(zip(queries, states.split(sizes, dim=1), strict=True))
-        else:
-            split = {key: self.decode_states(query, context, uniform=False) for key, query in queries.items()}
-        return {key: self.target(key).to_logits(state) for key, state in split.items()}
+    def freeze(self) -> None:
+        """The weights will not change any more: what depends on them alone is computed once."""
+        self._frozen_places = self._sum_places()
 
-    def queries(self, key: str) -> Tensor:
-        """(1, n_key, D): what the decoder is asked, without a value."""
-        return self.mask_token + self.target(key).pos_emb + self.target(key).mod_emb
+    def _places(self) -> Tensor:
+        return self._sum_places() if self._frozen_places is None else self._frozen_places
 
-    def input(self, key: str) -> TokenEmbedding:
-        """The embedding of an input modality."""
-        embedding = self.encoder_embeddings[key]
-        assert isinstance(embedding, TokenEmbedding)
-        return embedding
+    def _sum_places(self) -> Tensor:
+        """Position plus modality embedding of every place (P, D), and a zero row if there are registers."""
+        rows = [self._modality[key] for key, n in self.places.sizes.items() for _ in range(n)]
+        places = self.pos_emb + self.mod_emb[torch.tensor(rows, dtype=torch.long, device=self.mod_emb.device)]
+        return F.pad(places, (0, 0, 0, 1)) if self.config.num_register_tokens else places
 
-    def target(self, key: str) -> TargetEmbedding:
-        """The embedding and output layer of a target modality."""
-        embedding = self.decoder_embeddings[key]
-        assert isinstance(embedding, TargetEmbedding)
-        return embedding
+    def _with_registers(self, packed: Packed) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        registers = self.config.num_register_tokens
+        if not registers:
+            return packed.codes, packed.places, packed.lengths
+        first = torch.arange(self.codes.total, self.codes.total + registers, device=packed.codes.device)
+        nowhere = torch.full_like(first, self.places.total)
+        codes, rows = [], []
+        for own, at in zip(packed.codes.split(packed.lengths), packed.places.split(packed.lengths), strict=True):
+            codes += [first, own]
+            rows += [nowhere, at]
+        return torch.cat(codes), torch.cat(rows), tuple(n + registers for n in packed.lengths)
 
-    def decode_states(
-        self, x: Tensor, context: Tensor, *, uniform: bool, mask: Tensor | None = None, xmask: Tensor | None = None
+    # ------------------------------------------------------------------ decode
+
+    def decode(
+        self, context: Tensor, context_lengths: Sequence[int], queries: Queries, attention: str | None = None
     ) -> Tensor:
-        """Queries (B, M, D) -> decoder states (B, M, D); masks (B, 1, M, M), (B, 1, 1, N) True = attend."""
+        """Decoder states (Q, D) of the queries, given encoder states (S, D) of the same objects.
+
+        attention  UNIFORM or WITHIN, among the queries of an object; default: what the configuration says
+        """
+        rows = [self._target_modality[key] for key, n in self.target_places.sizes.items() for _ in range(n)]
+        modality = self.mod_emb[torch.tensor(rows, device=queries.places.device)[queries.places]]
+        x = (self.mask_token + self.target_pos_emb[queries.places] + modality).to(context.dtype)
+        uniform = (attention or self.config.decoder_attention) == UNIFORM
         for block in self.decoder:
-            x = block(x, context, uniform=uniform, mask=mask, xmask=xmask)
+            x = block(x, context, queries, context_lengths, uniform)
         out: Tensor = self.decoder_norm(x)
         return out
+
+    def logits(self, key: str, states: Tensor) -> Tensor:
+        """Decoder states (n, D) of queries of one modality -> logits (n, V)."""
+        return F.linear(states, self.to_logits[self.target_codes[key]].to(states.dtype))
+
+    # ------------------------------------------------------------------ files
+
+    def published(self) -> dict[str, Tensor]:
+        """Every tensor by its name in the published files, as views of what the module holds.
+
+        A modality embedding that both sides share has two names; files may hold either.
+        """
+        out = {name: tensor for name, tensor in self.state_dict().items() if "." in name}
+        out["mask_token"] = self.mask_token.data[None, None]
+        for key in self.codes.sizes:
+            name = f"encoder_embeddings.{key}."
+            out[name + "token_emb.weight"] = self.token_emb.data[self.codes[key]]
+            out[name + "pos_emb"] = self.pos_emb[self.places[key]][None]
+            out[name + "mod_emb"] = self.mod_emb.data[self._modality[key]][None, None]
+        for key, row in self._target_modality.items():
+            name = f"decoder_embeddings.{key}."
+            out[name + "to_logits.weight"] = self.to_logits.data[self.target_codes[key]]
+            out[name + "pos_emb"] = self.target_pos_emb[self.target_places[key]][None]
+            out[name + "mod_emb"] = self.mod_emb.data[row][None, None]
+        if self.config.num_register_tokens:
+            out["register_tokens"] = self.token_emb.data[self.codes.total :][None]
+        return out
+
+    def one_name(self, name: str) -> str | None:
+        """The name in `published` under which a tensor of a file is kept; None if nothing here ever reads it."""
+        part, _, rest = name.partition(".")
+        key, _, tensor = rest.partition(".")
+        if part == "encoder_embeddings" and key not in self.codes.sizes and key in MODALITIES:
+            return None
+        if part == "decoder_embeddings" and key in MODALITIES:
+            if tensor == "mod_emb" and key in self.codes.sizes and self.config.share_modality_embeddings:
+                return f"encoder_embeddings.{key}.mod_emb"
+            # Queries carry no value, so the decoder's token table is never read.
+            if tensor == "token_emb.weight" or key not in self.target_codes.sizes:
+                return None
+        return name
+
+    # ------------------------------------------------------------------ training
 
     @torch.no_grad()
     def initialise(self, grids: Mapping[str, tuple[int, int]], generator: torch.Generator) -> None:
         """Random weights for training: uniform Xavier, 0.02 for tables; positions from the token grids."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2 and "token_emb" not in name:
-                fan_out, fan_in = parameter.shape
-                parts = 3 if ".qkv." in name else 2 if ".kv." in name else 1
-                limit = (6.0 / (fan_out // parts + fan_in)) ** 0.5
-                parameter.uniform_(-limit, limit, generator=generator)
-            elif "_emb" in name or name in ("mask_token", "register_tokens"):
+            if "_emb" in name or name == "mask_token":
                 parameter.normal_(std=0.02, generator=generator)
+            elif name == "to_logits":
+                for key in self.target_codes.sizes:
+                    _xavier(parameter[self.target_codes[key]], 1, generator)
+            elif parameter.ndim == 2:
+                _xavier(parameter, 3 if ".qkv." in name else 2 if ".kv." in name else 1, generator)
             elif name.endswith("bias"):
                 parameter.zero_()
-        for key in self.encoder_embeddings:
-            self.input(key).pos_emb.copy_(sincos_positions(*grids[key], self.config.dim))
-        for key in self.decoder_embeddings:
-            self.target(key).pos_emb.copy_(sincos_positions(*grids[key], self.config.dim))
+        for buffer, rows in ((self.pos_emb, self.places), (self.target_pos_emb, self.target_places)):
+            for key in rows.sizes:
+                buffer[rows[key]] = sincos_positions(*grids[key], self.config.dim)
+
+
+def _xavier(weight: Tensor, parts: int, generator: torch.Generator) -> None:
+    fan_out, fan_in = weight.shape
+    limit = (6.0 / (fan_out // parts + fan_in)) ** 0.5
+    weight.uniform_(-limit, limit, generator=generator)
+
+
+def sincos_positions(height: int, width: int, dim: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions (height * width, D), as MoCo-v3 and AION-1 have them."""
+    first, second = torch.meshgrid(
+        torch.arange(width, dtype=torch.float32), torch.arange(height, dtype=torch.float32), indexing="ij"
+    )
+    omega = 1.0 / 10000.0 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    a, b = first.reshape(-1, 1) * omega, second.reshape(-1, 1) * omega
+    return torch.cat([a.sin(), a.cos(), b.sin(), b.cos()], dim=1)

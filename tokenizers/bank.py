@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import MODALITIES, Modality
@@ -21,6 +18,7 @@ from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.segmentation import SegmentationTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
+from albireo.tokenizers.weights import load
 
 KINDS: dict[str, type[Tokenizer[Any]]] = {
     "image": ImageTokenizer,
@@ -98,31 +96,6 @@ def as_row(tokenizer: Tokenizer[Any], row: Modality) -> Tokenizer[Any]:
     return twin
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadCheckpoint("checkpoint_invalid", str(error), file=str(path)) from error
-
-
-def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Put tensors into a module: every one that it has, in the right shape, and no other."""
-    wanted = module.state_dict()
-    wrong = sorted(
-        (wanted.keys() ^ tensors.keys())
-        | {name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape}
-    )
-    if wrong:
-        raise BadCheckpoint(
-            "checkpoint_invalid",
-            f"{len(wrong)} tensors are missing, unknown or of another shape: {', '.join(wrong[:5])}",
-            file=str(path),
-            fix="config.json and model.safetensors must belong together",
-        )
-    module.load_state_dict(tensors)
-
-
 def own_name(stored: str) -> str | None:
     """A tensor's name here, by its name in a codec's file; None if it is not read.
 
@@ -136,10 +109,4 @@ def own_name(stored: str) -> str | None:
 
 def load_codec(tokenizer: Tokenizer[Any], path: Path) -> None:
     """Fill a tokenizer from its file."""
-    tensors = {own_name(stored): tensor for stored, tensor in read_weights(path).items()}
-    fill(tokenizer, {name: tensor for name, tensor in tensors.items() if name is not None}, path)
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's tensors as safetensors, each once."""
-    save_file({name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}, path)
+    load(tokenizer.state_dict(), path, own_name)

@@ -1,4 +1,4 @@
-"""Masking and training: what is shown is never asked for, a padded batch is its members, a stopped run goes on."""
+"""Masking and training: what is shown is never asked for, a packed batch is its members, a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from albireo.models.masking import Budget, Split, split
 from albireo.models.neighbours import agreement, paired_bootstrap
 from albireo.models.pretrain import REDSHIFT_WEIGHT, batch_loss
 from albireo.models.stages import load_state, save_state
-from albireo.models.transformer import Transformer, TransformerConfig
+from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.tokenizers.checkpoint import TokenSpec
 
 SPECS = {
@@ -79,8 +79,8 @@ def test_small_budgets_reach_everything() -> None:
     assert seen == expected
 
 
-def test_a_padded_batch_is_its_members(model: Transformer) -> None:
-    """The loss of a padded, masked batch equals the one from every object alone, without padding."""
+def test_a_packed_batch_is_its_members(model: Transformer) -> None:
+    """The loss of a packed batch equals the one from every object alone, each modality asked for by itself."""
     batch = objects(5)
     rng = np.random.default_rng(1)
     splits = [split(ids, INPUTS, OUTPUTS, Budget(20, 10), rng) for ids in batch]
@@ -93,23 +93,35 @@ def test_a_padded_batch_is_its_members(model: Transformer) -> None:
 def slow_loss(model: Transformer, batch: list[dict[str, np.ndarray]], splits: list[Split]) -> torch.Tensor:
     per_key: dict[str, list[torch.Tensor]] = {}
     for ids, one in zip(batch, splits, strict=True):
-        values, places = [], []
-        for key in INPUTS:
-            if key in one.shown:
-                at = torch.as_tensor(one.shown[key])
-                value, place = model.encoder_embeddings[key](torch.as_tensor(ids[key].astype(np.int64))[None])
-                values.append(value[:, at])
-                places.append(place[:, at])
-        context = model.encode(torch.cat(values, 1), torch.cat(places, 1))
+        codes = [model.codes.first[key] + int(ids[key][at]) for key, places in one.shown.items() for at in places]
+        places = [model.places.first[key] + int(at) for key, places in one.shown.items() for at in places]
+        context = model.encode(Packed(torch.tensor(codes), torch.tensor(places), (len(codes),)))
         for key, at in one.asked.items():
-            states = model.decode_states(model.queries(key)[:, torch.as_tensor(at)], context, uniform=False)
-            logits = model.decoder_embeddings[key].to_logits(states)[0]
-            per_key.setdefault(key, []).append(
-                F.cross_entropy(logits, torch.as_tensor(ids[key][at].astype(np.int64)), reduction="none")
-            )
+            rows = torch.tensor([model.target_places.first[key] + int(place) for place in at])
+            states = model.decode(context, (len(codes),), Queries(rows, (len(at),), (len(at),)))
+            wanted = torch.as_tensor(ids[key][at].astype(np.int64))
+            per_key.setdefault(key, []).append(F.cross_entropy(model.logits(key, states), wanted, reduction="none"))
     weights = torch.tensor([REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in per_key])
     means = torch.stack([torch.cat(losses).mean() for losses in per_key.values()])
     return (means * weights).sum() / weights.sum()
+
+
+def test_training_moves_every_weight(model: Transformer) -> None:
+    """Nothing in the packed pass cuts a gradient off."""
+    batch = objects(6)
+    splits = [
+        Split(
+            shown={key: np.arange(0, len(ids[key]), 2) for key in INPUTS if key in ids},
+            asked={key: np.arange(len(ids[key])) for key in OUTPUTS if key in ids},
+        )
+        for ids in batch
+    ]
+    model.zero_grad()
+    batch_loss(model, batch, splits).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+    model.zero_grad()
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
