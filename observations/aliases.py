@@ -239,7 +239,8 @@ REDSHIFT_SIBLINGS = frozenset({"zwarn", "zwarning", "spectype", "deltachi2", "zc
 """Columns that stand only beside a redshift: with one of them and without bare g r i, `z` is a redshift."""
 
 CLASS_NAMES = ("class", "cls", "spectype", "label")
-LABEL_NAMES = (*CLASS_NAMES, "subclass", "type", "objtype", "coarse", "target", "morphtype", "split")
+LABEL_NAMES = (*CLASS_NAMES, "subclass", "type", "objtype", "coarse", "target", "morphtype", "maskbits", "release",
+               "split")  # fmt: skip
 
 MISSING_VALUES = (-99.0, -99.9, -99.99, -999.0, -999.9, -9999.0, -99999.0, 99999.0)
 MISSING_MAGNITUDES = (*MISSING_VALUES, 999.0, 9999.0)

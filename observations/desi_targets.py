@@ -32,6 +32,7 @@ _METADATA = {
     "fiberstatus": "COADD_FIBERSTATUS",
     "morphtype": "MORPHTYPE",
     "photsys": "PHOTSYS",
+    "maskbits": "MASKBITS",
     "n_exposures": "COADD_NUMEXP",
     "exposure_time": "COADD_EXPTIME",
 }

@@ -253,7 +253,7 @@ def _selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
     readable, warnings = select(observation, inputs)
     left_out = tuple(key for key in observation.data if key not in readable)
     outcome = Outcome(subject, warnings=subject.warnings + warnings, flags=observation.flags, left_out=left_out)
-    blocking = unusable(observation, readable)
+    blocking = unusable(observation, readable, inputs)
     if blocking is not None:
         return outcome.failed(blocking.at(file=subject.file))
     return replace(outcome, subject=replace(subject, observation=replace(observation, data=readable)))

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from albireo.observations.catalogs import COLUMNS
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import (
+    Catalog,
     Coefficients,
     Convention,
     Image,
@@ -25,6 +27,7 @@ from albireo.observations.observation import (
     Observation,
     Payload,
     Scalar,
+    SegmentationMap,
     Spectrum,
 )
 from albireo.service.subjects import Subject
@@ -96,7 +99,7 @@ def describe(subject: Subject, inputs: Mapping[str, TokenSpec]) -> dict[str, Any
             "format": " + ".join(formats) or None,
             "modalities": [_modality(key, observation, inputs) for key in observation.data],
             "extras": {name: plain(_scalar(extra)) for name, extra in observation.extras.items()},
-            "n_tokens": sum(inputs[key].n_tokens for key in readable),
+            "n_tokens": sum(cost(payload, inputs[key]) for key, payload in readable.items()),
         },
         "metadata": plain(observation.metadata),
         "qa_flags": list(observation.flags),
@@ -117,10 +120,23 @@ def select(
     return readable, left_out
 
 
+def cost(payload: Payload, spec: TokenSpec) -> int:
+    """Tokens of one payload; only catalogs differ in length."""
+    return len(COLUMNS) * payload.n_objects if isinstance(payload, Catalog) else spec.n_tokens
+
+
 def unusable(
     observation: Observation, readable: Mapping[str, Payload], inputs: Mapping[str, TokenSpec] | None = None
 ) -> AlbireoError | None:
     """Why nothing of an object can be embedded by a checkpoint with these `inputs`, or None if something can."""
+    for key, payload in readable.items():
+        if inputs and cost(payload, inputs[key]) > inputs[key].n_tokens:
+            return BadInput(
+                "too_many_tokens",
+                f"{cost(payload, inputs[key])} tokens, the model reads {inputs[key].n_tokens}",
+                field=MODALITIES[key].name,
+                fix=f"give the option nearest={inputs[key].n_tokens // len(COLUMNS)}",
+            )
     if readable:
         return None
     if not observation.data:
@@ -156,7 +172,7 @@ def _modality(key: str, observation: Observation, inputs: Mapping[str, TokenSpec
         "key": key,
         "kind": row.kind,
         "in_checkpoint": key in inputs,
-        "n_tokens": inputs[key].n_tokens if key in inputs else None,
+        "n_tokens": cost(payload, inputs[key]) if key in inputs else None,
         **plain(details(payload)),
         "provenance": plain(asdict(origin)) if origin else None,
     }
@@ -236,6 +252,29 @@ def _lightcurve(curve: LightCurve) -> dict[str, Any]:
         "time_range": [curve.time[0], curve.time[-1]],
         "time_unit": "MJD",
         "median_flux": _median(curve.flux, curve.detected & np.isfinite(curve.flux)),
+    }
+
+
+@details.register
+def _segmentation_map(given: SegmentationMap) -> dict[str, Any]:
+    values, counts = np.unique(given.field, return_counts=True)
+    return {
+        "unit": "",
+        "shape": list(given.field.shape),
+        "pixel_scale": given.pixel_scale,
+        "kept_fraction": given.kept_fraction,
+        "covered_fraction": float((given.field > 0).mean()),
+        "most_common_values": [float(value) for value in values[np.argsort(-counts, kind="stable")][:6]],
+    }
+
+
+@details.register
+def _catalog(catalog: Catalog) -> dict[str, Any]:
+    return {
+        "unit": "X, Y in pixels of the cutout, SHAPE_R in arcsec",
+        "n_objects": catalog.n_objects,
+        "columns": list(COLUMNS),
+        "nearest": [catalog.x[0], catalog.y[0], catalog.e1[0], catalog.e2[0], catalog.r[0]],
     }
 
 

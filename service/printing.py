@@ -79,7 +79,12 @@ def _facts(row: Mapping[str, Any]) -> Iterator[str]:
     elif "n_coefficients" in row:
         yield f"{row['n_coefficients']} coefficients, {row['unit']}"
     else:
-        yield row["unit"]
+        yield row["unit"] or "no unit"
+    if "n_objects" in row:
+        x, y, *_ = row["nearest"]
+        yield f"{plural(row['n_objects'], 'object')}, the nearest to the centre at X {x}, Y {y}"
+    if "covered_fraction" in row:
+        yield f"objects on {row['covered_fraction']:.1%} of the pixels"
     if row.get("bands"):
         yield "bands " + " ".join(row["bands"])
     if "shape" in row:
