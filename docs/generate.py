@@ -115,8 +115,7 @@ def settings() -> str:
     """The environment variables of the service."""
     rows = []
     for name, info in Settings.model_fields.items():
-        default = "the checkpoint in the package" if info.default == MINI else _default(info.default)
-        rows.append((f"`{PREFIX}{name.upper()}`", default, info.description or ""))
+        rows.append((f"`{PREFIX}{name.upper()}`", _default(info.default), info.description or ""))
     return (
         "# Settings\n\n"
         "Read once from the environment when a command starts. A variable that begins with "

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.errors import BadInput
+from albireo.service.commands import Json, OpenCore, command
+from albireo.service.models_cli import models_app
 from albireo.service.printing import (
     errors_of,
     neighbours_text,
-    print_error,
     print_json,
     progress_bar,
     tell,
@@ -26,7 +25,7 @@ from albireo.service.printing import (
 from albireo.service.reading_flags import read_options, with_reading
 
 if TYPE_CHECKING:
-    from albireo.service.core import Core, Embedded
+    from albireo.service.core import Embedded
     from albireo.service.files import Batch
     from albireo.service.settings import Settings
     from albireo.service.subjects import Subject
@@ -44,12 +43,16 @@ app = typer.Typer(
 )
 index_app = typer.Typer(no_args_is_help=True, help="Collections of embeddings on this machine.")
 app.add_typer(index_app, name="index")
+app.add_typer(models_app, name="models")
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="files, or folders of files", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of text")]
 Model = Annotated[
-    Path | None,
-    typer.Option("--model", metavar="FOLDER", help="checkpoint folder (ALBIREO_MODEL_FOLDER, else the shipped one)"),
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="a name that `albireo models ls` shows, or a folder (ALBIREO_MODEL)"),
+]
+Preprocessing = Annotated[
+    Literal["aion-1", "albireo-1"] | None,
+    typer.Option("--preprocessing", help="of the tokenizers, instead of the model's own (ALBIREO_PREPROCESSING)"),
 ]
 Data = Annotated[
     Path | None,
@@ -61,38 +64,6 @@ AsOne = Annotated[
 ]
 Join = Annotated[bool, typer.Option("--join", help="objects of the same id in several files are one object")]
 Reading = dict[str, Any]
-OpenCore = Callable[..., Any]
-
-
-def command(group: typer.Typer, name: str) -> Callable[[Callable[..., int]], Callable[..., Any]]:
-    """Register a command that returns its exit code; its AlbireoErrors are printed, with code 1.
-
-    A command with a parameter `open_core` gets what makes a Core from settings: the context's object if it has one
-    (another engine can be put there), else the checkpoint and collections of this machine.
-    """
-
-    def register(function: Callable[..., int]) -> Callable[..., Any]:
-        signature = inspect.signature(function, eval_str=True)
-
-        @functools.wraps(function)
-        def run(ctx: typer.Context, **values: Any) -> None:
-            if "open_core" in signature.parameters:
-                values["open_core"] = ctx.obj or local_core
-            try:
-                code = function(**values)
-            except AlbireoError as error:
-                print_error(error, bool(values.get("json_output")))
-                code = 1
-            raise typer.Exit(code)
-
-        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        stated = [parameter for parameter in signature.parameters.values() if parameter.name != "open_core"]
-        parameters = [context, *stated]
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return group.command(name)(run)
-
-    return register
 
 
 @command(app, "validate")
@@ -147,6 +118,7 @@ def embed(
     as_one: AsOne = None,
     join: Join = False,
     model: Model = None,
+    preprocessing: Preprocessing = None,
     json_output: Json = False,
 ) -> int:
     """Embed files into a Parquet table.
@@ -164,7 +136,7 @@ def embed(
 
     options = _options(reading)
     paths = _expand(files)
-    core = open_core(_settings(model))
+    core = open_core(_settings(model, preprocessing=preprocessing))
     engine = core.engine
     done: list[Embedded] = []
     with EmbeddingWriter(
@@ -203,6 +175,7 @@ def index_add(
     as_one: AsOne = None,
     join: Join = False,
     model: Model = None,
+    preprocessing: Preprocessing = None,
     data: Data = None,
     json_output: Json = False,
 ) -> int:
@@ -217,7 +190,7 @@ def index_add(
     """
     options = _options(reading)
     paths = _expand(files)
-    core = open_core(_settings(model, data))
+    core = open_core(_settings(model, data, preprocessing=preprocessing))
     space = core.engine.space("mean")
     target = core.collections.create(collection, space, core.engine.dim)
     outcomes: list[Any] = []
@@ -259,6 +232,7 @@ def search(
     as_one: AsOne = None,
     join: Join = False,
     model: Model = None,
+    preprocessing: Preprocessing = None,
     data: Data = None,
     json_output: Json = False,
 ) -> int:
@@ -274,7 +248,7 @@ def search(
     if (id is None) == (not file):
         raise typer.BadParameter("give one of --id and --file", param_hint="--id / --file")
     options = _options(reading)
-    core = open_core(_settings(model, data))
+    core = open_core(_settings(model, data, preprocessing=preprocessing))
     failed: list[Any] = []
     if id is not None:
         answers = [(id, core.search_id(collection, id, k))]
@@ -301,6 +275,7 @@ def serve(
     host: Annotated[str | None, typer.Option("--host", help="address to listen on (ALBIREO_HOST)")] = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="port (ALBIREO_PORT)")] = None,
     model: Model = None,
+    preprocessing: Preprocessing = None,
     data: Data = None,
     json_output: Json = False,
 ) -> int:
@@ -318,7 +293,7 @@ def serve(
     from albireo.service.app import create_app
     from albireo.tokenizers.checkpoint import Checkpoint
 
-    settings = _settings(model, data, host=host, port=port)
+    settings = _settings(model, data, preprocessing=preprocessing, host=host, port=port)
     Checkpoint(settings.model_folder)  # A folder that is no checkpoint is told now, not by /readyz.
     address = f"http://{settings.host}:{settings.port}"
     line = {"address": address, "model": str(settings.model_folder), "collections": str(settings.collections_file)}
@@ -362,19 +337,12 @@ def _options(reading: Reading) -> Any:
         raise typer.BadParameter(f"{error.message}", param_hint=f"--{(error.field or '').replace('_', '-')}") from error
 
 
-def _settings(model: Path | None = None, data: Path | None = None, **more: Any) -> Settings:
+def _settings(model: str | None = None, data: Path | None = None, **more: Any) -> Settings:
     """The settings of the environment, with what the command line says over them."""
     from albireo.service.settings import read_settings
 
-    stated = {"model_folder": model, "data_folder": data} | more
+    stated = {"model": model, "data_folder": data} | more
     return read_settings().model_copy(update={key: value for key, value in stated.items() if value is not None})
-
-
-def local_core(settings: Settings) -> Core:
-    """The checkpoint and the collections of this machine, opened when they are needed."""
-    from albireo.service.core import Core
-
-    return Core.local(settings.model_folder, settings.collections_file, settings.device, settings.dtype)
 
 
 def _expand(files: list[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from albireo.observations.errors import BadInput
 from albireo.tokenizers.checkpoint import MINI
+from albireo.tokenizers.hub import resolve
 
 PREFIX = "ALBIREO_"
 
@@ -26,7 +27,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
 
-    model_folder: Path = Field(default=MINI, description="checkpoint folder; the one in the package by default")
+    model: str = Field(
+        default=MINI.name,
+        description="name of a model (see `albireo models ls`), or a checkpoint folder",
+    )
+    preprocessing: Literal["aion-1", "albireo-1"] | None = Field(
+        default=None, description="preprocessing of the tokenizers, instead of the model's own"
+    )
     data_folder: Path = Field(
         default=Path("~/.local/share/albireo"), description="folder of the collections (collections.sqlite)"
     )
@@ -39,6 +46,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=256 << 20, gt=0, description="largest request body, in bytes")
     max_items: int = Field(default=10_000, gt=0, description="most objects in one request")
     redis_url: str | None = Field(default=None, description="Redis whose health /readyz reports; none by default")
+
+    @property
+    def model_folder(self) -> Path:
+        """The checkpoint folder of the model. NotFound if it is not on this machine."""
+        return resolve(self.model)
 
     @property
     def collections_file(self) -> Path:

@@ -36,10 +36,14 @@ LAYOUT = re.compile(rf"(?:codecs/\w[\w.-]*/)?(?:{re.escape(CONFIG)}|{re.escape(W
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What one modality costs in a checkpoint: tokens per object, and how many different tokens there are."""
+    """What one modality costs in a checkpoint: tokens per object, and how many different tokens there are.
+
+    places  rows of its table of positions, if that has more than `n_tokens`
+    """
 
     n_tokens: int
     vocab_size: int
+    places: int | None = None
 
 
 class Inputs(dict[str, TokenSpec]):
@@ -125,7 +129,8 @@ class Checkpoint:
     """A folder in AION-1's layout. Opening it reads headers and configurations only.
 
     name     the model's name, e.g. "albireo-mini": that of its repository, else that of the folder
-    inputs   token key -> TokenSpec of what the encoder reads and a codec is there for, in the table's order
+    readable token key -> TokenSpec of what the encoder reads, in the table's order
+    inputs   those of them that a codec is there for
     outputs  token key -> TokenSpec of what the decoder predicts in one step (a catalog is a sequence of its own)
     manifest what the folder is a copy of, None if it was not pulled from a hub
 
@@ -149,13 +154,13 @@ class Checkpoint:
         self.shapes: Mapping[str, tuple[int, ...]] = {name: shape for name, (_, shape) in header.items()}
         self.dtypes: frozenset[str] = frozenset(dtype for dtype, _ in header.values())
         self._preprocessing = preprocessing
-        readable = {
+        self.readable = {
             key: self._spec("encoder_embeddings", "token_emb", key)
             for key in self._domains("domains_in")
             if MODALITIES[key].kind in TOKENIZED_KINDS
         }
-        self.inputs = Inputs((key, spec) for key, spec in readable.items() if self._has_codec(key))
-        self.inputs.elsewhere = {key: self._pull(key) for key in readable if self._published(key)}
+        self.inputs = Inputs((key, spec) for key, spec in self.readable.items() if self._has_codec(key))
+        self.inputs.elsewhere = {key: self._pull(key) for key in self.readable if self._published(key)}
         self.outputs = {
             key: self._spec("decoder_embeddings", "to_logits", key)
             for key in self._domains("domains_out")
@@ -180,6 +185,11 @@ class Checkpoint:
         """Configuration of the codec that tokenizes the modality `key`; its preprocessing is the checkpoint's."""
         config = self._json(self.codec_folder(key) / CONFIG)
         return config if self._preprocessing is None else config | {"preprocessing": self._preprocessing}
+
+    @property
+    def coded(self) -> dict[str, TokenSpec]:
+        """Inputs, and outputs that a codec is there for: what can be turned into tokens or back."""
+        return self.inputs | {key: spec for key, spec in self.outputs.items() if self._has_codec(key)}
 
     @cached_property
     def preprocessing(self) -> str:
@@ -254,7 +264,7 @@ class Checkpoint:
         except (KeyError, ValueError) as error:
             raise self._invalid(self.folder / WEIGHTS, f"no {part} of {key}") from error
         if MODALITIES[key].kind == "catalog":
-            n_tokens = min(n_tokens, CATALOG_TOKENS)
+            return TokenSpec(min(n_tokens, CATALOG_TOKENS), vocab_size, n_tokens)
         return TokenSpec(n_tokens, vocab_size)
 
     def _json(self, path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ SCIENCE = ("scipy", "astropy", "pyarrow", "fastavro", "matplotlib", "sklearn", "
         ("albireo.observations.reading", (*NETWORK, *SERVER, "matplotlib", "sklearn", "sncosmo", "specutils")),
         ("albireo.index.collection", (*NETWORK, *SERVER, *SCIENCE)),
         ("albireo.tokenizers.checkpoint", (*NETWORK, *SERVER, *SCIENCE)),
+        ("albireo.tokenizers.hub", (*NETWORK, *SERVER, *SCIENCE, "huggingface_hub")),
         ("albireo.service.settings", (*NETWORK, *SCIENCE)),
         ("albireo.service.cli", (*NETWORK, *SCIENCE, "fastapi", "uvicorn")),
     ],

@@ -109,7 +109,7 @@ def engine() -> ToyEngine:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_folder=tmp_path / "data", model_folder=tmp_path, max_body_bytes=4 << 20, max_items=50)
+    return Settings(data_folder=tmp_path / "data", model=str(tmp_path), max_body_bytes=4 << 20, max_items=50)
 
 
 @pytest.fixture

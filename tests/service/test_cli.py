@@ -55,7 +55,21 @@ def test_help_answers_at_once() -> None:
     assert min(seconds) < 0.5, seconds
 
 
-@pytest.mark.parametrize("name", ["validate", "embed", "search", "serve", "demo", "index add"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "validate",
+        "embed",
+        "search",
+        "serve",
+        "demo",
+        "index add",
+        "models pull",
+        "models ls",
+        "models show",
+        "models verify",
+    ],
+)
 def test_every_command_teaches(run: Run, name: str) -> None:
     text = run(*name.split(), "--help").output
     assert "Examples:" in text
