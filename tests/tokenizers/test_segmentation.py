@@ -18,7 +18,7 @@ from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import SegmentationMap
 from albireo.observations.segmentation import segmentation_map_of
-from albireo.tokenizers.bank import build, load_codec
+from albireo.tokenizers.bank import build, open_codec
 from albireo.tokenizers.segmentation import SegmentationTokenizer
 
 ROW = MODALITIES["tok_segmap"]
@@ -82,8 +82,8 @@ def codec_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[
 
 
 def opened(folder: Path) -> SegmentationTokenizer:
-    tokenizer = build(ROW, json.loads((folder / "config.json").read_text())).eval()
-    load_codec(tokenizer, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = open_codec(ROW, config, folder / "model.safetensors", torch.device("cpu")).eval()
     assert isinstance(tokenizer, SegmentationTokenizer)
     return tokenizer
 
