@@ -64,8 +64,8 @@ def _batch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if k.shape[2] > SHORT or q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    scores = (q @ k.transpose(2, 3)) * q.shape[3] ** -0.5
-    return (scores.softmax(dim=-1) @ v).transpose(1, 2)
+    scores: Tensor = (q @ k.transpose(2, 3)) * q.shape[3] ** -0.5
+    return torch.matmul(scores.softmax(dim=-1), v).transpose(1, 2)
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

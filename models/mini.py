@@ -43,6 +43,7 @@ TRANSFORMER: dict[str, Any] = {
     "gated_mlp": True,
     "qk_norm": True,
     "decoder_attention": WITHIN,
+    "training_domain": "simulated sky of Albireo",
 }
 
 IMAGE: dict[str, Any] = {

@@ -23,6 +23,7 @@ from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
 from albireo.tokenizers.bank import TokenizerBank
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint, TokenSpec
+from albireo.tokenizers.domain import domain_flags
 from albireo.tokenizers.weights import load, materialise
 
 PASS_TOKENS = {"cpu": 1_200, "cuda": 32_768}
@@ -91,8 +92,13 @@ class TorchEngine:
     def inputs(self) -> Mapping[str, TokenSpec]:
         return self.checkpoint.inputs
 
-    def space(self, pooling: Pooling) -> str:
-        return self.checkpoint.space(pooling)
+    @property
+    def outputs(self) -> Mapping[str, TokenSpec]:
+        """What the decoder predicts."""
+        return self.checkpoint.outputs
+
+    def space(self, pooling: Pooling, normalize: bool = False) -> str:
+        return self.checkpoint.space(pooling, normalize)
 
     def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
         """Tokens of each object. Modalities that the checkpoint lacks are an error, unless the caller drops them."""
@@ -109,9 +115,11 @@ class TorchEngine:
         if not observation.data:
             raise BadInput("nothing_to_embed", f"object {observation.id!r} has no modality", field=observation.id)
         ids: dict[str, np.ndarray] = {}
-        flags: list[str] = []
+        flags = list(domain_flags(observation)) if self.checkpoint.of_aion else []
         for key in MODALITIES:
             if key in observation.data:
+                if key not in self.checkpoint.inputs:
+                    raise self.checkpoint.inputs.lack(key)
                 payload = observation.data[key]
                 flags += self.bank[key].check(payload)
                 ids[key] = self.bank[key].encode([payload])[0].cpu().numpy()
@@ -208,8 +216,10 @@ class TorchEngine:
         """Positions asked for of each object, in the table's order."""
         outputs = self.checkpoint.outputs
         if all(isinstance(target, str) for target in targets):
-            known = {key: np.arange(outputs[key].n_tokens) if key in outputs else np.arange(0) for key in targets}
-            named: list[Mapping[str, Positions]] = [known] * count
+            keys = [target for target in targets if isinstance(target, str)]
+            named: list[Mapping[str, Positions]] = [
+                {key: np.arange(outputs[key].n_tokens if key in outputs else 0) for key in keys}
+            ] * count
         else:
             named = [target for target in targets if not isinstance(target, str)]
         for key in {key for one in named for key in one}:

@@ -269,7 +269,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.codes = Rows({key: spec.vocab_size for key, spec in inputs.items()})
-        self.places = Rows({key: spec.n_tokens for key, spec in inputs.items()})
+        self.places = Rows({key: spec.places or spec.n_tokens for key, spec in inputs.items()})
         self.target_codes = Rows({key: spec.vocab_size for key, spec in outputs.items()})
         self.target_places = Rows({key: spec.n_tokens for key, spec in outputs.items()})
         both = set(inputs) & set(outputs) if config.share_modality_embeddings else set()

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from albireo.models.transformer import Transformer, TransformerConfig
 from albireo.observations.errors import BadCheckpoint
 from albireo.observations.modalities import MODALITIES
-from albireo.tokenizers.bank import build, load_codec
+from albireo.tokenizers.bank import open_codec
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint
 
 SHOWN = 5
@@ -43,7 +43,8 @@ def _misfits(checkpoint: Checkpoint) -> str | None:
 
 def _codec_misfits(checkpoint: Checkpoint, key: str) -> str | None:
     try:
-        load_codec(build(MODALITIES[key], checkpoint.codec_config(key)), checkpoint.codec_folder(key) / WEIGHTS)
+        path = checkpoint.codec_folder(key) / WEIGHTS
+        open_codec(MODALITIES[key], checkpoint.codec_config(key), path, torch.device("cpu")).read_rest()
     except BadCheckpoint as error:
         return error.message
     return None

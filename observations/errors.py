@@ -77,6 +77,8 @@ CODES: dict[str, str] = {
     "hub_unreachable": "the hub of models does not answer, or must not be asked",
     "modality_not_in_checkpoint": "the checkpoint was not trained on this modality",
     "nothing_to_embed": "the object has no modality that the checkpoint reads",
+    "nothing_to_generate": "every token that was to be drawn is given",
+    "label_given": "the answer that was asked for is among what was given",
     "too_many_tokens": "more tokens than the model or the limit allows",
     "checkpoint_invalid": "a checkpoint folder is damaged or of another layout",
     # index

@@ -150,18 +150,7 @@ def unusable(
 
 
 def _lacks(inputs: Mapping[str, TokenSpec], *keys: str) -> BadInput:
-    names = ", ".join(MODALITIES[key].name for key in keys)
-    elsewhere = inputs.elsewhere if isinstance(inputs, Inputs) else {}
-    if fixes := [elsewhere[key] for key in keys if key in elsewhere]:
-        return BadInput(
-            "modality_not_in_checkpoint", f"the codec of {names} was not pulled", field=names, fix="; ".join(fixes)
-        )
-    return BadInput(
-        "modality_not_in_checkpoint",
-        f"the checkpoint was not trained on {names}",
-        field=names,
-        fix="use a checkpoint that reads it, or give another modality of the object",
-    )
+    return (inputs if isinstance(inputs, Inputs) else Inputs(inputs)).lack(*keys)
 
 
 def _modality(key: str, observation: Observation, inputs: Mapping[str, TokenSpec]) -> dict[str, Any]:

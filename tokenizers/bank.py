@@ -18,7 +18,7 @@ from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.segmentation import SegmentationTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
-from albireo.tokenizers.weights import load
+from albireo.tokenizers.weights import load, materialise
 
 KINDS: dict[str, type[Tokenizer[Any]]] = {
     "image": ImageTokenizer,
@@ -39,21 +39,21 @@ class TokenizerBank(Mapping[str, Tokenizer[Any]]):
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> TokenizerBank:
-        """Read every codec that the checkpoint's inputs need."""
+        """Read what encoding needs of every codec that is there; the rest is read when something is decoded."""
         by_folder: dict[Path, Tokenizer[Any]] = {}
         tokenizers = {}
-        for key, spec in checkpoint.inputs.items():
+        for key, spec in checkpoint.coded.items():
             folder = checkpoint.codec_folder(key)
             if folder not in by_folder:
-                tokenizer = build(MODALITIES[key], checkpoint.codec_config(key))
-                load_codec(tokenizer, folder / WEIGHTS)
-                by_folder[folder] = tokenizer.to(device)
+                by_folder[folder] = open_codec(
+                    MODALITIES[key], checkpoint.codec_config(key), folder / WEIGHTS, torch.device(device)
+                )
             tokenizer = as_row(by_folder[folder], MODALITIES[key])
             if tokenizer.n_tokens != spec.n_tokens or tokenizer.vocab_size > spec.vocab_size:
                 raise BadCheckpoint(
                     "checkpoint_invalid",
                     f"the codec gives {tokenizer.n_tokens} tokens of {tokenizer.vocab_size}, "
-                    f"the encoder reads {spec.n_tokens} of {spec.vocab_size}",
+                    f"the model has {spec.n_tokens} of {spec.vocab_size}",
                     file=str(folder),
                     field=key,
                 )
@@ -107,6 +107,22 @@ def own_name(stored: str) -> str | None:
     return "_" + stored if stored.startswith("quantizer.") else stored
 
 
-def load_codec(tokenizer: Tokenizer[Any], path: Path) -> None:
-    """Fill a tokenizer from its file."""
-    load(tokenizer.state_dict(), path, own_name)
+def open_codec(row: Modality, config: Mapping[str, Any], path: Path, device: torch.device) -> Tokenizer[Any]:
+    """A tokenizer with the weights of its file, without those that only decoding needs."""
+    with torch.device("meta"):
+        tokenizer = build(row, config)
+
+    def read(decoder: bool) -> None:
+        def wanted(name: str) -> bool:
+            return name.startswith(tokenizer.decoder_parts) == decoder
+
+        def rename(stored: str) -> str | None:
+            name = own_name(stored)
+            return name if name is not None and wanted(name) else None
+
+        materialise(tokenizer, wanted, device, torch.float32)
+        load({name: tensor for name, tensor in tokenizer.state_dict().items() if wanted(name)}, path, rename)
+
+    read(decoder=False)
+    tokenizer.read_rest = lambda: read(decoder=True)
+    return tokenizer

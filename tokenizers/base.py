@@ -8,8 +8,8 @@ over another batch shape rounds differently and a latent near a cell's edge woul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,16 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     vocab_size  number of different tokens
     grid        (height, width) of the tokens for their position embedding; height * width = n_tokens
     lengths     numbers of tokens that an object may have: `n_tokens` only, unless the kind varies in length
+    decoder_parts  how the names of the weights begin that only `decode` needs
+    read_rest   reads the weights that were left in the file, if any were: called when they are first needed
     """
 
     row: Modality
     n_tokens: int
     vocab_size: int
     grid: tuple[int, int]
+    decoder_parts: ClassVar[tuple[str, ...]] = ()
+    read_rest: Callable[[], None] = staticmethod(lambda: None)
 
     @property
     def lengths(self) -> range:
@@ -56,6 +60,8 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
         """Numbers that tokens (B, n) stand for; their axes are the subclass's."""
         if tokens.ndim != 2 or tokens.shape[1] not in self.lengths:
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}, not (B, {self.n_tokens})")
+        if any(parameter.is_meta for parameter in self.parameters()):
+            self.read_rest()
         return self._decode(tokens, **target)
 
     @abstractmethod

@@ -54,6 +54,20 @@ class Inputs(dict[str, TokenSpec]):
 
     elsewhere: Mapping[str, str] = {}
 
+    def lack(self, *keys: str) -> BadInput:
+        """The error of modalities that are not read."""
+        names = ", ".join(MODALITIES[key].name for key in keys)
+        if fixes := [self.elsewhere[key] for key in keys if key in self.elsewhere]:
+            return BadInput(
+                "modality_not_in_checkpoint", f"the codec of {names} was not pulled", field=names, fix="; ".join(fixes)
+            )
+        return BadInput(
+            "modality_not_in_checkpoint",
+            f"the checkpoint was not trained on {names}",
+            field=names,
+            fix="use a checkpoint that reads it, or give another modality of the object",
+        )
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -185,6 +199,11 @@ class Checkpoint:
         """Configuration of the codec that tokenizes the modality `key`; its preprocessing is the checkpoint's."""
         config = self._json(self.codec_folder(key) / CONFIG)
         return config if self._preprocessing is None else config | {"preprocessing": self._preprocessing}
+
+    @property
+    def of_aion(self) -> bool:
+        """Whether it was trained on AION-1's selection of the sky; another checkpoint names its own in its config."""
+        return "training_domain" not in self.config
 
     @property
     def coded(self) -> dict[str, TokenSpec]:

@@ -24,15 +24,17 @@ class FiniteScalarQuantizer(nn.Module):
     """Rounds each of d bounded latent numbers to `levels[i]` values; the first varies fastest in the code."""
 
     levels: Tensor
-    basis: Tensor
-
     def __init__(self, levels: Sequence[int], eps: float = 1e-3) -> None:
         super().__init__()
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int32))
-        basis = [math.prod(levels[:i]) for i in range(len(levels))]
-        self.register_buffer("basis", torch.tensor(basis, dtype=torch.int64), persistent=False)
+        self._basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.vocab_size = math.prod(levels)
         self.eps = eps
+
+    @property
+    def basis(self) -> Tensor:
+        """What a step of each number adds to the code (d,)."""
+        return torch.tensor(self._basis, device=self.levels.device)
 
     def bound(self, z: Tensor) -> Tensor:
         """(..., d) real -> (..., d) within the levels, before rounding."""

@@ -89,6 +89,8 @@ class SegmentationTokenizer(Tokenizer[SegmentationMap]):
     too. The released package computes with the weights themselves and so does this; the average is left in the file.
     """
 
+    decoder_parts = ("decode_proj.", "decoder.")
+
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
         super().__init__()
         self.row = row

@@ -1,0 +1,94 @@
+"""The redshift posterior that a checkpoint gives: the decoder's probabilities of the token `tok_z`.
+
+AION-1's grid ends at z = 1 and its last code stands for everything beyond, so a posterior that piles up there says
+only "1 or more": it is flagged `z_posterior_saturated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albireo.models.engine import Tokens
+from albireo.observations.errors import BadInput
+from albireo.tokenizers.quantizers import LinearQuantizer
+from albireo.tokenizers.scalar import ScalarTokenizer
+
+if TYPE_CHECKING:
+    from albireo.models.torch_engine import TorchEngine
+
+SATURATED = 0.05
+"""Probability in the last code from which a posterior is flagged."""
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Probabilities of redshift.
+
+    edges        (V + 1,) cell k lies between edges[k] and edges[k + 1]; cell 0 is z <= 0, the last has no upper end:
+                 its upper edge here is the end of the grid
+    probability  (V,), sums to 1
+    flags        "z_posterior_saturated" if the last cell has SATURATED or more
+    """
+
+    edges: Doubles
+    probability: Doubles
+    flags: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        return float(self.probability @ self._centres)
+
+    @property
+    def std(self) -> float:
+        return float(np.sqrt(self.probability @ (self._centres - self.mean) ** 2))
+
+    @property
+    def mode(self) -> float:
+        """Centre of the most probable cell."""
+        return float(self._centres[self.probability.argmax()])
+
+    def quantile(self, p: float) -> float:
+        """Redshift below which there is probability p; uniform inside a cell."""
+        return float(np.interp(p, np.concatenate([[0.0], np.cumsum(self.probability)]), self.edges))
+
+    @property
+    def _centres(self) -> Doubles:
+        return 0.5 * (self.edges[:-1] + self.edges[1:])
+
+
+def redshift_posterior(engine: TorchEngine, tokens: Sequence[Tokens]) -> list[Posterior]:
+    """The posterior of each object, from one decoder call. A redshift among the tokens is refused: it is the answer."""
+    for one in tokens:
+        if "tok_z" in one.ids:
+            raise BadInput(
+                "label_given", "the object's redshift is among its tokens", field="tok_z", fix="leave the redshift out"
+            )
+    grid = _grid(engine)
+    cells = len(grid)
+    edges = np.concatenate([grid[:1], grid])
+    out = []
+    for row in engine.logits(tokens, ["tok_z"]):
+        # The published vocabulary has one entry more than the codec has codes; it stands for nothing.
+        logits = row["tok_z"][0, :cells].astype(np.float64)
+        e = np.exp(logits - logits.max())
+        probability = e / e.sum()
+        flags = ("z_posterior_saturated",) if probability[-1] >= SATURATED else ()
+        out.append(Posterior(edges, probability, flags))
+    return out
+
+
+def _grid(engine: TorchEngine) -> Doubles:
+    """Redshifts of the codes, from the checkpoint's codec."""
+    tokenizer = engine.bank["tok_z"]
+    assert isinstance(tokenizer, ScalarTokenizer)
+    quantizer = tokenizer.quantizer
+    assert isinstance(quantizer, LinearQuantizer)
+    grid: Doubles = quantizer.buckets.double().cpu().numpy()
+    return grid
