@@ -27,8 +27,17 @@ from numpy.typing import NDArray
 from albireo.index.collection import Collections, StoredObject
 from albireo.models.engine import Engine
 from albireo.observations.errors import AlbireoError, BadCheckpoint
-from albireo.observations.modalities import MODALITIES, Modality
-from albireo.observations.observation import Coefficients, Image, Observation, Payload, Scalar, Spectrum
+from albireo.observations.modalities import IMAGE_SIZE, MODALITIES, Modality
+from albireo.observations.observation import (
+    Catalog,
+    Coefficients,
+    Image,
+    Observation,
+    Payload,
+    Scalar,
+    SegmentationMap,
+    Spectrum,
+)
 from albireo.observations.spaces import same_space
 from albireo.service.core import Core
 
@@ -77,6 +86,13 @@ def _payload(row: Modality) -> Payload:
         return Scalar(
             {"mag": 0.5, "nanomaggy": 20.0, "arcsec": 1.5, "electron / s": 900.0}.get(row.unit, 0.1), row.unit
         )
+    if row.kind == "segmentation":
+        y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]
+        field = np.where(np.hypot(x - 47.5, y - 47.5) < 12, 0.6, np.where(np.hypot(x - 20, y - 70) < 4, 0.2, 0.0))
+        return SegmentationMap(field.astype(np.float32), row.pixel_scale or 1.0)
+    if row.kind == "catalog":
+        e1, e2, r = np.float32([0.2, 0.0]), np.float32([-0.1, 0.0]), np.float32([3.1, 0.0])
+        return Catalog(np.array([48, 20]), np.array([47, 70]), e1, e2, r)
     raise AssertionError(row.kind)
 
 
