@@ -92,6 +92,8 @@ def counts(schedule: str, rounds: int, total: int) -> list[int]:
         left = [0.5 * (1 + math.cos(math.pi * i / rounds)) for i in range(rounds)]
         filled = [round(total * (a - b)) for a, b in pairwise(left)]
         filled.append(total - sum(filled))
+        if filled[-1] < 0:  # rounding each round by itself, as the released code does, filled more than there is
+            filled = np.diff([0, *(round(total * (1 - a)) for a in left[1:]), total]).tolist()
     return [n for n in filled if n > 0]
 
 
