@@ -34,6 +34,7 @@ NOTES = {
     "docker-compose.yml": "the service and Redis on one machine",
     ".ci/run": "what must pass, from a clean clone",
     "deploy/README.md": "how to run it in containers",
+    "docs/aion.md": "AION-1: what is done as in the released package, what is not, and why",
     "docs/architecture.md": "folders, the way of a request, what is promised",
     "docs/conventions.md": "axes, units, decisions, QA flags",
     "docs/errors.md": "classes and codes of errors (generated)",

@@ -91,7 +91,7 @@ def _payload(row: Modality) -> Payload:
         field = np.where(np.hypot(x - 47.5, y - 47.5) < 12, 0.6, np.where(np.hypot(x - 20, y - 70) < 4, 0.2, 0.0))
         return SegmentationMap(field.astype(np.float32), row.pixel_scale or 1.0)
     if row.kind == "catalog":
-        e1, e2, r = np.float32([0.2, 0.0]), np.float32([-0.1, 0.0]), np.float32([3.1, 0.0])
+        e1, e2, r = np.array([[0.2, 0.0], [-0.1, 0.0], [3.1, 0.0]], np.float32)
         return Catalog(np.array([48, 20]), np.array([47, 70]), e1, e2, r)
     raise AssertionError(row.kind)
 

@@ -42,20 +42,22 @@ EXTINCTION_Z = 1.211
 def domain_flags(observation: Observation) -> tuple[str, ...]:
     """Names of what an observation states that AION-1 was not trained on, each `outside_aion_1_...`."""
     surveys = {MODALITIES[key].survey for key in observation.data}
+    legacy = "legacysurvey" in surveys
     found = {
-        "release": any(_another_release(survey, observation) for survey in surveys & RELEASES.keys()),
-        "bands": _lacks_bands(observation),
-        "point_source": "legacysurvey" in surveys and _stated(observation, "type", "morphtype") == "PSF",
-        "masked": "legacysurvey" in surveys and _is_masked(_stated(observation, "maskbits")),
-        "faint": _is_faint(observation),
+        "outside_aion_1_release": any(_another_release(survey, observation) for survey in surveys & RELEASES.keys()),
+        "outside_aion_1_bands": _lacks_bands(observation),
+        "outside_aion_1_point_source": legacy and _stated(observation, "type", "morphtype") == "PSF",
+        "outside_aion_1_masked": legacy and _is_masked(_stated(observation, "maskbits")),
+        "outside_aion_1_faint": _is_faint(observation),
     }
-    return tuple(f"outside_aion_1_{name}" for name, outside in found.items() if outside)
+    return tuple(name for name, outside in found.items() if outside)
 
 
 def _stated(observation: Observation, *names: str) -> str:
-    """What the metadata says under any of the names, in upper case, "" if nothing."""
+    """What the metadata says under any of the names, in upper case, "" if nothing; 0.0 is 0."""
     values = {str(key).lower(): value for key, value in observation.metadata.items()}
-    return next((str(values[name]).strip().upper() for name in names if values.get(name) is not None), "")
+    text = next((str(values[name]) for name in names if values.get(name) is not None), "")
+    return text.strip().upper().removesuffix(".0")
 
 
 def _another_release(survey: str, observation: Observation) -> bool:

@@ -62,6 +62,7 @@ def table_row(**changes: object) -> Observation:
         ({"release": 9011}, ("release",)),
         ({"release": 10001}, ()),
         ({"maskbits": 1 << 11}, ("masked",)),
+        ({"maskbits": 2048.0}, ("masked",)),
         ({"maskbits": 1 << 14 | 1 << 8}, ("masked",)),
         ({"maskbits": 1 << 8 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13}, ()),
         ({"flux_z": 3.0}, ("faint",)),
