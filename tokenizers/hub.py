@@ -165,11 +165,11 @@ def pull(
             return folder
         raise
     folder = _folder(place, repository, published.revision)
-    known = Manifest.read(folder)
-    files, codecs_from = _with_codecs(published, known, endpoint)
     with storage(place):
+        files, codecs_from = _with_codecs(published, Manifest.read(folder), endpoint)
         fetch = Fetch(place, endpoint, progress)
         config = fetch([files[CONFIG]])[CONFIG]
+        files[CONFIG] = replace(files[CONFIG], sha256=config.sha256)
         wanted = _wanted(_domains(place, config), keys, files, repository)
         facts = fetch([remote for path, remote in files.items() if remote.sha256 is None or path in wanted])
         stated = {path: FileFacts(remote.size, remote.sha256) for path, remote in files.items() if remote.sha256}
