@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,20 @@ class Embedding:
     n_tokens: int
 
 
+@dataclass(frozen=True)
+class Numerics:
+    """How an engine computes. It is told beside an embedding, and is no part of its space.
+
+    dtype    what the weights are kept in: "float32" (exact) or "bfloat16"
+    compute  what products are computed in
+    device   "cpu", "cuda", ...
+    """
+
+    dtype: str = "float32"
+    compute: str = "float32"
+    device: str = "cpu"
+
+
 class Engine(Protocol):
     """What the service needs: described by `name`, `dim`, `inputs`; raising only AlbireoError."""
 
@@ -58,11 +72,33 @@ class Engine(Protocol):
     @property
     def inputs(self) -> Mapping[str, TokenSpec]: ...
 
-    def space(self, pooling: Pooling) -> str:
-        """Fingerprint of the embedding space: vectors of different spaces are never compared."""
+    @property
+    def numerics(self) -> Numerics: ...
+
+    def space(self, pooling: Pooling, normalize: bool = False) -> str:
+        """Name of the embedding space, of vectors of length 1 if `normalize`: others are never compared."""
 
     def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
         """Tokens of each object, or why it has none; one bad object does not touch the others."""
 
     def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
         """Embedding of each object."""
+
+    @property
+    def outputs(self) -> Mapping[str, TokenSpec]:
+        """What it predicts."""
+
+    def logits(
+        self,
+        tokens: Sequence[Tokens],
+        targets: Sequence[str] | Sequence[Mapping[str, NDArray[np.int64]]],
+        attention: str | None = None,
+    ) -> list[dict[str, NDArray[np.float32]]]:
+        """Logits (n, V) of tokens of the target modalities for each object: of every token of the keys named, or of
+        chosen positions (n,) by key, for each object."""
+
+    def values(self, key: str, ids: NDArray[np.int64], **target: Any) -> NDArray[np.float32]:
+        """The physical numbers that tokens (B, n) of a modality stand for, in its unit (see its tokenizer)."""
+
+    def n_codes(self, key: str) -> int:
+        """Number of tokens of a modality that stand for something; the model's vocabulary may be larger."""

@@ -10,34 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.models.engine import Tokens
+from albireo.models.engine import Engine, Tokens
 from albireo.models.transformer import WITHIN
 from albireo.observations.errors import BadInput
 from albireo.tokenizers.checkpoint import TokenSpec
 
 Codes = NDArray[np.int64]
-
-
-class Predictor(Protocol):
-    """What generation needs of an engine: logits of chosen tokens (see models/torch_engine.py)."""
-
-    @property
-    def inputs(self) -> Mapping[str, TokenSpec]: ...
-
-    @property
-    def outputs(self) -> Mapping[str, TokenSpec]: ...
-
-    def logits(
-        self, tokens: Sequence[Tokens], targets: Sequence[Mapping[str, Codes]], attention: str | None = None
-    ) -> list[dict[str, NDArray[np.float32]]]: ...
 
 
 @dataclass(frozen=True)
@@ -143,7 +129,7 @@ def probabilities(
 
 
 def generate(
-    engine: Predictor,
+    engine: Engine,
     tokens: Sequence[Tokens],
     target: str,
     sampling: Sampling | None = None,
@@ -229,7 +215,7 @@ def _others(tokens: Tokens, target: str) -> dict[str, NDArray[np.bool_]]:
     return {key: mask for key, mask in tokens.mask.items() if key != target}
 
 
-def _spec(engine: Predictor, target: str) -> TokenSpec:
+def _spec(engine: Engine, target: str) -> TokenSpec:
     spec = engine.outputs.get(target)
     if spec is None:
         raise BadInput(

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.models.engine import Tokens
+from albireo.models.engine import Engine, Tokens
 from albireo.observations.errors import BadInput
-from albireo.tokenizers.quantizers import LinearQuantizer
-from albireo.tokenizers.scalar import ScalarTokenizer
-
-if TYPE_CHECKING:
-    from albireo.models.torch_engine import TorchEngine
 
 SATURATED = 0.05
 """Probability in the last code from which a posterior is flagged."""
@@ -63,15 +57,15 @@ class Posterior:
         return 0.5 * (self.edges[:-1] + self.edges[1:])
 
 
-def redshift_posterior(engine: TorchEngine, tokens: Sequence[Tokens]) -> list[Posterior]:
+def redshift_posterior(engine: Engine, tokens: Sequence[Tokens]) -> list[Posterior]:
     """The posterior of each object, from one decoder call. A redshift among the tokens is refused: it is the answer."""
     for one in tokens:
         if "tok_z" in one.ids:
             raise BadInput(
                 "label_given", "the object's redshift is among its tokens", field="tok_z", fix="leave the redshift out"
             )
-    grid = _grid(engine)
-    cells = len(grid)
+    cells = engine.n_codes("tok_z")
+    grid = engine.values("tok_z", np.arange(cells)[:, None])[:, 0].astype(np.float64)
     edges = np.concatenate([grid[:1], grid])
     out = []
     for row in engine.logits(tokens, ["tok_z"]):
@@ -82,13 +76,3 @@ def redshift_posterior(engine: TorchEngine, tokens: Sequence[Tokens]) -> list[Po
         flags = ("z_posterior_saturated",) if probability[-1] >= SATURATED else ()
         out.append(Posterior(edges, probability, flags))
     return out
-
-
-def _grid(engine: TorchEngine) -> Doubles:
-    """Redshifts of the codes, from the checkpoint's codec."""
-    tokenizer = engine.bank["tok_z"]
-    assert isinstance(tokenizer, ScalarTokenizer)
-    quantizer = tokenizer.quantizer
-    assert isinstance(quantizer, LinearQuantizer)
-    grid: Doubles = quantizer.buckets.double().cpu().numpy()
-    return grid

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from albireo.models.cpu import fast_bf16
-from albireo.models.engine import POOLINGS, Embedding, Pooling, Tokens
+from albireo.models.engine import POOLINGS, Embedding, Numerics, Pooling, Tokens
 from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
@@ -39,8 +40,7 @@ Sequence_ = dict[str, tuple[NDArray[np.int64], Positions]]
 class TorchEngine:
     """An `Engine` (see models/engine.py). Safe to call from several threads.
 
-    dtype    what the transformer's weights are kept in
-    compute  what it computes in: `dtype`, or float32 on a CPU that has no bfloat16 products
+    A transformer kept in bfloat16 computes in float32 on a CPU that has no bfloat16 products: several times faster.
     """
 
     def __init__(
@@ -55,9 +55,8 @@ class TorchEngine:
         self.bank = bank
         self.transformer = transformer.eval()
         self.device = torch.device(device)
-        self.dtype = dtype
         slow = dtype == "bfloat16" and self.device.type == "cpu" and not fast_bf16()
-        self.compute = "float32" if slow else dtype
+        self.numerics = Numerics(dtype, "float32" if slow else dtype, device)
         self._lock = threading.RLock()
 
     @classmethod
@@ -171,10 +170,26 @@ class TorchEngine:
                         out[i][key] = self.transformer.logits(key, next(parts)).float().cpu().numpy()
         return out
 
+    @torch.inference_mode()
+    def values(self, key: str, ids: NDArray[np.int64], **target: Any) -> NDArray[np.float32]:
+        """The physical numbers that tokens (B, n) of a modality stand for, in its unit.
+
+        target  what the modality's tokenizer asks for: `wavelength` (B, n) Angstrom of a spectrum (default: the
+                model's grid), `bands` of an image (default: all of the survey)
+        """
+        with self._lock:
+            decoded = self.bank[key].decode(torch.as_tensor(ids, device=self.device), **target)
+        out: NDArray[np.float32] = decoded.float().cpu().numpy()
+        return out
+
+    def n_codes(self, key: str) -> int:
+        """Number of tokens of a modality that stand for something; the model's vocabulary may be larger."""
+        return self.bank[key].vocab_size
+
     def _read(self, decoder: bool) -> None:
         """Read the weights of the encoder, or of the decoder."""
         model = self.transformer
-        materialise(model, lambda name: _of_decoder(name) == decoder, self.device, DTYPES[self.dtype])
+        materialise(model, lambda name: _of_decoder(name) == decoder, self.device, DTYPES[self.numerics.dtype])
 
         def one_name(stored: str) -> str | None:
             name = model.one_name(stored)
@@ -246,7 +261,7 @@ class TorchEngine:
         codes = [ids + model.codes.first[key] for sequence in sequences for key, (ids, _) in sequence.items()]
         places = [at + model.places.first[key] for sequence in sequences for key, (_, at) in sequence.items()]
         lengths = tuple(_length(sequence) for sequence in sequences)
-        states = model.encode(Packed(self._rows(codes), self._rows(places), lengths), DTYPES[self.compute])
+        states = model.encode(Packed(self._rows(codes), self._rows(places), lengths), DTYPES[self.numerics.compute])
         registers = model.config.num_register_tokens
         return list(states.split([n + registers for n in lengths]))
 

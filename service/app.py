@@ -49,5 +49,5 @@ def create_app(core: Core, settings: Settings, readiness: Readiness | None = Non
 def local_app() -> FastAPI:
     """The app that the settings describe, over the checkpoint and the collections of this machine."""
     settings = read_settings()
-    core = Core.local(settings.model_folder, settings.collections_file, settings.device, settings.dtype)
+    core = Core.local(settings)
     return create_app(core, settings)

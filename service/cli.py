@@ -115,6 +115,7 @@ def embed(
         Literal["mean", "mean_per_modality", "tokens"],
         typer.Option(help="one vector per object, per modality, or per token"),
     ] = "mean",
+    normalize: Annotated[bool, typer.Option("--normalize", help="divide every vector by its length")] = False,
     as_one: AsOne = None,
     join: Join = False,
     model: Model = None,
@@ -139,12 +140,13 @@ def embed(
     core = open_core(_settings(model, preprocessing=preprocessing))
     engine = core.engine
     done: list[Embedded] = []
+    space = engine.space(pooling, normalize)
     with EmbeddingWriter(
-        output, dim=engine.dim, space=engine.space(pooling), model=engine.name, pooling=pooling
+        output, dim=engine.dim, space=space, model=engine.name, pooling=pooling, numerics=engine.numerics
     ) as writer:
         for subjects in _subject_batches(paths, options, as_one, join):
             with progress_bar("embedding", len(subjects)) as progress:
-                done.append(core.embed(subjects, pooling, progress))
+                done.append(core.embed(subjects, pooling, progress, normalize))
             writer.write(done[-1])
     outcomes = [outcome for embedded in done for outcome in embedded.outcomes]
     failed = [outcome for outcome in outcomes if outcome.error]
@@ -152,7 +154,7 @@ def embed(
         {
             "output": str(output),
             "errors_output": str(errors_path(output)),
-            "space": engine.space(pooling),
+            "space": space,
             "embedded": len(outcomes) - len(failed),
             "tokens": sum(embedded.n_tokens for embedded in done),
             "errors": errors_of(failed),

@@ -55,4 +55,4 @@ def local_core(settings: Settings) -> Core:
     """The checkpoint and the collections of this machine, opened when they are needed."""
     from albireo.service.core import Core
 
-    return Core.local(settings.model_folder, settings.collections_file, settings.device, settings.dtype)
+    return Core.local(settings)

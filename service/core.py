@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -23,8 +22,9 @@ from albireo.service.subjects import Subject
 
 if TYPE_CHECKING:
     from albireo.index.collection import Collection, Collections, Hit, StoredObject
-    from albireo.models.engine import Embedding, Engine, Pooling, Tokens
+    from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
     from albireo.observations.reading import FileReport
+    from albireo.service.settings import Settings
     from albireo.tokenizers.checkpoint import TokenSpec
 
 Value = TypeVar("Value")
@@ -66,9 +66,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Outcomes in the order of the subjects; seconds spent on tokens and in the network."""
+    """Outcomes in the order of the subjects, their space, how they were computed, and the seconds that took."""
 
     space: str
+    numerics: Numerics
     outcomes: tuple[Outcome, ...]
     tokenize_seconds: float = 0.0
     encode_seconds: float = 0.0
@@ -104,23 +105,27 @@ class Core:
         self._inputs = _Once(inputs or (lambda: self.engine.inputs))
 
     @classmethod
-    def local(cls, model: Path, collections_file: Path, device: str = "cpu", dtype: str = "float32") -> Core:
-        """The checkpoint in folder `model`, run by torch, beside the collections of one SQLite file."""
+    def local(cls, settings: Settings) -> Core:
+        """The checkpoint that the settings name, run by torch on the cores of this process, beside its collections."""
 
         def engine() -> Engine:
-            from albireo.models.torch_engine import TorchEngine  # torch takes seconds to load
+            import torch  # takes seconds to load
 
-            return TorchEngine.open(model, device=device, dtype=dtype)
+            from albireo.models.cpu import available_cores
+            from albireo.models.torch_engine import TorchEngine
+
+            torch.set_num_threads(settings.threads or available_cores())
+            return TorchEngine.open(settings.model_folder, settings.device, settings.dtype, settings.preprocessing)
 
         def collections() -> Collections:
             from albireo.index.collection import Collections  # only if searched or indexed
 
-            return Collections(collections_file)
+            return Collections(settings.collections_file)
 
         def inputs() -> Mapping[str, TokenSpec]:
             from albireo.tokenizers.checkpoint import Checkpoint
 
-            return Checkpoint(model).inputs
+            return Checkpoint(settings.model_folder, settings.preprocessing).inputs
 
         return cls(engine, collections, inputs)
 
@@ -150,8 +155,12 @@ class Core:
         subjects: Sequence[Subject],
         pooling: Pooling = "mean",
         progress: Callable[[int], None] = lambda done: None,
+        normalize: bool = False,
     ) -> Embedded:
-        """An embedding of every object that has one; the others fail alone. `progress` is told objects done."""
+        """An embedding of every object that has one, of length 1 if `normalize`; the others fail alone.
+
+        progress  is told how many more objects are done
+        """
         engine, inputs = self.engine, self.inputs
         outcomes: list[Outcome] = []
         tokenizing = encoding = 0.0
@@ -160,11 +169,11 @@ class Core:
             began = time.perf_counter()
             chunk, tokens = _tokenize(engine, chunk)
             tokenized = time.perf_counter()
-            outcomes += _encode(engine, chunk, tokens, pooling)
+            outcomes += _encode(engine, chunk, tokens, pooling, normalize)
             tokenizing += tokenized - began
             encoding += time.perf_counter() - tokenized
             progress(len(chunk))
-        return Embedded(engine.space(pooling), tuple(outcomes), tokenizing, encoding)
+        return Embedded(engine.space(pooling, normalize), engine.numerics, tuple(outcomes), tokenizing, encoding)
 
     def index(
         self, name: str, subjects: Sequence[Subject], progress: Callable[[int], None] = lambda done: None
@@ -175,7 +184,7 @@ class Core:
         embedded = self.embed(subjects, "mean", progress)
         outcomes = _once_each(embedded.outcomes)
         good = list({o.subject.id: i for i, o in reversed(list(enumerate(outcomes))) if o.embedding}.values())
-        refused = _upsert(collection, [_stored(outcomes[i]) for i in good])
+        refused = _upsert(collection, [_stored(outcomes[i], embedded.numerics) for i in good])
         for i, error in zip(good, refused, strict=True):
             if error is not None:
                 outcomes[i] = outcomes[i].failed(error)
@@ -275,7 +284,7 @@ def _tokenize(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], l
 
 
 def _encode(
-    engine: Engine, outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None], pooling: Pooling
+    engine: Engine, outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None], pooling: Pooling, normalize: bool
 ) -> list[Outcome]:
     """The outcomes with their embeddings. If the batch is refused, each object is tried alone."""
     at = [i for i, entry in enumerate(tokens) if entry is not None]
@@ -294,9 +303,16 @@ def _encode(
         done[i] = (
             done[i].failed(result.at(file=done[i].subject.file))
             if isinstance(result, AlbireoError)
-            else replace(done[i], embedding=result)
+            else replace(done[i], embedding=_of_length_one(result) if normalize else result)
         )
     return done
+
+
+def _of_length_one(embedding: Embedding) -> Embedding:
+    """Every vector divided by its Euclidean length."""
+    values = embedding.values.astype(np.float64)
+    length = np.linalg.norm(values, axis=-1, keepdims=True)
+    return replace(embedding, values=(values / length).astype(np.float32))
 
 
 def _once_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -323,7 +339,7 @@ def _equal(one: Outcome, other: Outcome) -> bool:
     return bool(one.embedding and other.embedding and np.array_equal(one.embedding.values, other.embedding.values))
 
 
-def _stored(outcome: Outcome) -> StoredObject:
+def _stored(outcome: Outcome, numerics: Numerics) -> StoredObject:
     from albireo.index.collection import StoredObject  # the index is loaded only when it is used
 
     subject = outcome.subject
@@ -332,6 +348,7 @@ def _stored(outcome: Outcome) -> StoredObject:
     assert outcome.embedding is not None
     observation = subject.observation
     metadata = plain(observation.metadata) | {"file": subject.file, "sha256": subject.sha256}
+    metadata["computed"] = f"{numerics.dtype} weights, {numerics.compute} products, {numerics.device}"
     if outcome.flags:
         metadata["qa_flags"] = list(outcome.flags)
     return StoredObject(

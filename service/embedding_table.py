@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from albireo.models.engine import Numerics
 from albireo.observations.modalities import MODALITIES
 from albireo.service.core import Embedded, Outcome
 
@@ -47,10 +49,10 @@ def errors_path(path: Path) -> Path:
 class EmbeddingWriter:
     """Writes both tables batch by batch; they appear under their names when all is written, or not at all."""
 
-    def __init__(self, path: Path, *, dim: int, space: str, model: str, pooling: str) -> None:
+    def __init__(self, path: Path, *, dim: int, space: str, model: str, pooling: str, numerics: Numerics) -> None:
         self.path = path
         self.dim = dim
-        about = {"space": space, "model": model, "pooling": pooling, "dtype": "float32"}
+        about = {"space": space, "model": model, "pooling": pooling} | asdict(numerics)
         self._schema = embedding_schema(dim).with_metadata(about)
         self._targets = (path, errors_path(path))
         self._drafts = tuple(target.with_name(f".{target.name}.{os.getpid()}") for target in self._targets)

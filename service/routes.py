@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -137,7 +138,7 @@ class Doors:
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
         options = body.content.options
-        embedded = self.core.embed(subjects, options.pooling)
+        embedded = self.core.embed(subjects, options.pooling, normalize=options.normalize)
         items = [replies.item_reply(outcome, options.encoding) for outcome in embedded.outcomes]
         failure = replies.all_failed(embedded, items, request)
         if failure is not None:
@@ -146,6 +147,7 @@ class Doors:
             schemas.EmbedReply(
                 space=embedded.space,
                 model=self.core.engine.name,
+                **asdict(embedded.numerics),
                 dim=self.core.engine.dim,
                 timings_ms=replies.milliseconds(parsed, embedded),
                 usage={"tokens": embedded.n_tokens},

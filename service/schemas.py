@@ -74,6 +74,7 @@ class Item(Model):
 
 class Options(Model):
     pooling: Pooling = Field(default="mean", description="mean of valid tokens, one mean per modality, or every token")
+    normalize: bool = Field(default=False, description="divide every vector by its length; a space of its own")
     encoding: Literal["float", "base64"] = Field(
         default="float", description="base64: little-endian float32, row-major"
     )
@@ -179,7 +180,9 @@ class ItemReply(Model):
 class Envelope(Model):
     space: str
     model: str
-    dtype: str = "float32"
+    dtype: str = Field(description="what the model's weights are kept in; embeddings are float32 always")
+    compute: str = Field(description="what the model's products are computed in")
+    device: str
     dim: int
     timings_ms: dict[str, float]
     usage: dict[str, int]

@@ -40,8 +40,13 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address that `albireo serve` listens on")
     port: int = Field(default=8000, ge=1, le=65535, description="port that `albireo serve` listens on")
     device: str = Field(default="cpu", description="torch device of the engine: cpu, cuda, cuda:1, ...")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="numbers the network computes in"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="what the transformer's weights are kept in, and computed in where the processor can: float32 is "
+        "exact, bfloat16 half the memory",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="threads of the network on a CPU; default: the cores granted to the process"
     )
     max_body_bytes: int = Field(default=256 << 20, gt=0, description="largest request body, in bytes")
     max_items: int = Field(default=10_000, gt=0, description="most objects in one request")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,7 +166,7 @@ def test_impossible_sampling_is_refused(change: dict[str, object]) -> None:
     assert caught.value.field in change
 
 
-def test_targets_that_cannot_be(tmp_path: Path) -> None:
+def test_targets_that_cannot_be() -> None:
     for target in ("tok_flux_g", "tok_segmap"):
         with pytest.raises(BadInput) as caught:
             generate(Toy(), [flux(1)], target)

@@ -14,7 +14,7 @@ from astropy.io import fits
 from fastapi.testclient import TestClient
 
 from albireo.index.collection import Collections
-from albireo.models.engine import Embedding, Pooling, Tokens
+from albireo.models.engine import Embedding, Numerics, Pooling, Tokens
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Image, Observation, Payload, Scalar, Spectrum
@@ -36,6 +36,7 @@ class ToyEngine:
 
     name = "toy"
     dim = DIM
+    numerics = Numerics()
     inputs: Mapping[str, TokenSpec] = {
         "tok_image": TokenSpec(4, 1000),
         "tok_spectrum_sdss": TokenSpec(3, 1000),
@@ -49,8 +50,8 @@ class ToyEngine:
         self.gate = threading.Event()
         self.gate.set()
 
-    def space(self, pooling: Pooling) -> str:
-        return f"toy@0123456789ab:{pooling}"
+    def space(self, pooling: Pooling, normalize: bool = False) -> str:
+        return f"toy@0123456789ab:{pooling}" + ":l2" * normalize
 
     def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
         out: list[Tokens | AlbireoError] = []
