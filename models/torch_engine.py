@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from albireo.models.cpu import fast_bf16
+from albireo.models.cpu import available_cores, fast_bf16
 from albireo.models.engine import POOLINGS, Embedding, Numerics, Pooling, Tokens
 from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.errors import AlbireoError, BadInput
@@ -277,6 +277,11 @@ class TorchEngine:
     def _rows(self, parts: Sequence[NDArray[np.int64]]) -> Tensor:
         flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         return torch.from_numpy(flat.astype(np.int64, copy=False)).to(self.device)
+
+
+def use_threads(n: int | None = None) -> None:
+    """Let this process compute on n threads; by default on the cores granted to it. A service calls it once."""
+    torch.set_num_threads(n or available_cores())
 
 
 def _of_decoder(name: str) -> bool:

@@ -109,12 +109,9 @@ class Core:
         """The checkpoint that the settings name, run by torch on the cores of this process, beside its collections."""
 
         def engine() -> Engine:
-            import torch  # takes seconds to load
+            from albireo.models.torch_engine import TorchEngine, use_threads  # torch takes seconds to load
 
-            from albireo.models.cpu import available_cores
-            from albireo.models.torch_engine import TorchEngine
-
-            torch.set_num_threads(settings.threads or available_cores())
+            use_threads(settings.threads)
             return TorchEngine.open(settings.model_folder, settings.device, settings.dtype, settings.preprocessing)
 
         def collections() -> Collections:
