@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 models_app = typer.Typer(no_args_is_help=True, help="Models: those of this machine, and those of the hub.")
 
+MANIFEST_CHECK = "the manifest"
+
 Which = Annotated[
     str, typer.Argument(metavar="MODEL", help="a name that `albireo models ls` shows, or a folder", show_default=False)
 ]
@@ -139,8 +141,10 @@ def verify(model: Which, *, json_output: Json = False) -> int:
         print_json({"model": model, "folder": str(folder), "against": against, "ok": not bad, "files": files})
     else:
         for file in bad:
-            print(f"{folder / str(file['file'])}: {file['problem']}")
+            print(f"{(folder / str(file['file'])).resolve()}: {file['problem']}")
         print(f"{plural(len(files), 'file')} checked against {against}: {len(bad) or 'nothing'} wrong")
+        if bad and against == MANIFEST_CHECK:
+            print(f"next: delete what is wrong, then albireo models pull {model}")
     return 1 if bad else 0
 
 
@@ -252,7 +256,7 @@ def _checks(folder: Path) -> tuple[str, int, Iterator[tuple[str, str | None]]]:
 
     manifest = Manifest.read(folder)
     if manifest is not None:
-        return "the manifest", len(manifest.files), manifest.check(folder)
+        return MANIFEST_CHECK, len(manifest.files), manifest.check(folder)
     from albireo.models.verification import check  # torch takes seconds to load
 
     checkpoint = Checkpoint(folder)

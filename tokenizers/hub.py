@@ -165,13 +165,15 @@ def pull(
             return folder
         raise
     folder = _folder(place, repository, published.revision)
+    if _find(place, repository, revision) == folder and _is_whole(folder, keys):
+        return folder  # Nothing is written: the cache may be read-only.
     with storage(place):
         files, codecs_from = _with_codecs(published, Manifest.read(folder), endpoint)
         fetch = Fetch(place, endpoint, progress)
         config = fetch([files[CONFIG]])[CONFIG]
         files[CONFIG] = replace(files[CONFIG], sha256=config.sha256)
         wanted = _wanted(_domains(place, config), keys, files, repository)
-        facts = fetch([remote for path, remote in files.items() if remote.sha256 is None or path in wanted])
+        facts = fetch(remote for path, remote in files.items() if path in wanted or remote.sha256 is None)
         stated = {path: FileFacts(remote.size, remote.sha256) for path, remote in files.items() if remote.sha256}
         manifest = Manifest(repository, published.revision, codecs_from, published.license, stated | facts)
         _lay_out(folder, manifest, place)
@@ -193,7 +195,12 @@ def _folder(place: Path, repository: str, revision: str) -> Path:
 
 
 def _is_whole(folder: Path, keys: Sequence[str] | None) -> bool:
-    """True if nothing has to be fetched for these modalities."""
+    """True if nothing has to be fetched for these modalities, and no file has another size than it should."""
+    manifest = Manifest.read(folder)
+    for path, facts in manifest.files.items() if manifest else ():
+        there = (folder / path).exists()
+        if (folder / path).stat().st_size != facts.size if there else not path.endswith(f"/{WEIGHTS}"):
+            return False
     inputs = Checkpoint(folder).inputs
     return not inputs.elsewhere if keys is None else inputs.keys() >= set(keys)
 
@@ -228,7 +235,7 @@ def _domains(place: Path, config: FileFacts) -> list[str]:
 def _wanted(
     readable: Sequence[str], keys: Sequence[str] | None, files: Mapping[str, Remote], repository: str
 ) -> set[str]:
-    """Paths of the weights needed. BadInput for a modality that was asked for and cannot be read."""
+    """Paths of the files needed. BadInput for a modality that was asked for and cannot be read."""
     codecs = {key: f"codecs/{MODALITIES[key].codec}/{WEIGHTS}" for key in readable}
     available = [key for key in readable if codecs[key] in files]
     for key in keys or ():
@@ -239,7 +246,8 @@ def _wanted(
                 field=MODALITIES[key].name,
                 fix="it reads " + ", ".join(MODALITIES[known].name for known in available),
             )
-    return {WEIGHTS} | {codecs[key] for key in (available if keys is None else keys)}
+    configs = {path for path in files if path.endswith(CONFIG)}
+    return {WEIGHTS} | configs | {codecs[key] for key in (available if keys is None else keys)}
 
 
 def _lay_out(folder: Path, manifest: Manifest, place: Path) -> None:

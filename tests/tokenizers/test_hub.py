@@ -97,6 +97,27 @@ def test_one_identity_however_much_was_pulled(get: Any) -> None:
     assert space == whole.space("mean")
 
 
+def test_a_whole_model_is_not_written_to(base: Any, get: Any, tmp_path: Path) -> None:
+    folder = get(modalities=["tok_ebv"])
+    before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    assert get(modalities=["tok_ebv"]) == folder
+    assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+
+
+@pytest.mark.parametrize("path", ["config.json", "codecs/a_g/config.json", f"codecs/EBV/{WEIGHTS}", WEIGHTS])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_file_that_was_lost_or_cut_is_fetched_again(base: Any, get: Any, path: str, cut: bool) -> None:
+    file = get(modalities=["tok_ebv"]) / path
+    content = file.read_bytes()
+    file.resolve().unlink()
+    if cut:
+        file.resolve().write_bytes(content[:-1])
+    base.fetched()
+    get(modalities=["tok_ebv"])
+    assert file.read_bytes() == content
+    assert base.fetched() == [path]
+
+
 def test_progress_ends_at_the_whole(get: Any) -> None:
     told: list[tuple[str, int, int]] = []
     folder = get(modalities=["image.hsc"], progress=lambda *about: told.append(about))
@@ -327,6 +348,13 @@ def test_sizes_are_those_of_the_released_code(name: str, monkeypatch: pytest.Mon
         blocks = Transformer(TransformerConfig(**size.config), {}, {})
     share = sum(parameter.numel() for parameter in blocks.parameters()) / size.parameters
     assert 0.6 < share < 1, "the rest are the tables of the modalities"
+
+
+def test_the_sizes_are_told() -> None:
+    page = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text()
+    for name, size in SIZES.items():
+        shape = f"{size.dim} | {size.depth} + {size.depth} | {size.heads}"
+        assert f"| {name} | {size.repository} | {shape} | " in page
 
 
 def test_a_manifest_that_names_other_files_is_refused(get: Any) -> None:
