@@ -55,8 +55,7 @@ class TorchEngine:
         self.bank = bank
         self.transformer = transformer.eval()
         self.device = torch.device(device)
-        slow = dtype == "bfloat16" and self.device.type == "cpu" and not fast_bf16()
-        self.numerics = Numerics(dtype, "float32" if slow else dtype, device)
+        self.numerics = numerics_of(dtype, device, fast_bf16())
         self._lock = threading.RLock()
 
     @classmethod
@@ -277,6 +276,12 @@ class TorchEngine:
     def _rows(self, parts: Sequence[NDArray[np.int64]]) -> Tensor:
         flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         return torch.from_numpy(flat.astype(np.int64, copy=False)).to(self.device)
+
+
+def numerics_of(dtype: str, device: str, fast: bool) -> Numerics:
+    """How a transformer kept in `dtype` computes; `fast` says whether the CPU has bfloat16 products."""
+    slow = dtype == "bfloat16" and device == "cpu" and not fast
+    return Numerics(dtype, "float32" if slow else dtype, device)
 
 
 def use_threads(n: int | None = None) -> None:

@@ -165,6 +165,8 @@ def _units(dim: int, n: int) -> nn.Sequential:
 class ImageTokenizer(Tokenizer[Image]):
     """Image cutouts of 96 x 96 pixels to h x w tokens, row by row from the first row of the array."""
 
+    decoder_parts = ("model.decoder_layers.", "model.conv_out.", "post_quant_proj.", "subsample_out.")
+
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
         super().__init__()
         self.row = row
