@@ -23,6 +23,7 @@ from albireo.service.printing import (
     validation_text,
 )
 from albireo.service.reading_flags import read_options, with_reading
+from albireo.tokenizers.preprocessing import PreprocessingName
 
 if TYPE_CHECKING:
     from albireo.service.core import Embedded
@@ -51,7 +52,7 @@ Model = Annotated[
     typer.Option("--model", metavar="MODEL", help="a name that `albireo models ls` shows, or a folder (ALBIREO_MODEL)"),
 ]
 Preprocessing = Annotated[
-    Literal["aion-1", "albireo-1"] | None,
+    PreprocessingName | None,
     typer.Option("--preprocessing", help="of the tokenizers, instead of the model's own (ALBIREO_PREPROCESSING)"),
 ]
 Data = Annotated[

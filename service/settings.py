@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from albireo.observations.errors import BadInput
 from albireo.tokenizers.checkpoint import MINI
 from albireo.tokenizers.hub import resolve
+from albireo.tokenizers.preprocessing import PreprocessingName
 
 PREFIX = "ALBIREO_"
 
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
         default=MINI.name,
         description="name of a model (see `albireo models ls`), or a checkpoint folder",
     )
-    preprocessing: Literal["aion-1", "albireo-1"] | None = Field(
+    preprocessing: PreprocessingName | None = Field(
         default=None, description="preprocessing of the tokenizers, instead of the model's own"
     )
     data_folder: Path = Field(
