@@ -102,3 +102,10 @@ class Engine(Protocol):
 
     def n_codes(self, key: str) -> int:
         """Number of tokens of a modality that stand for something; the model's vocabulary may be larger."""
+
+    def wavelength(self, key: str) -> NDArray[np.float32]:
+        """(L,) Angstrom of the `values` of a spectrum; empty for other modalities."""
+
+    def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
+        """(n_tokens,) True where a token of a modality stands for any part of a region: x0, y0, x1, y1 in pixels of
+        an image, low, high in Angstrom of a spectrum (see `Tokenizer.positions`)."""

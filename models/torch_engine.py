@@ -185,6 +185,14 @@ class TorchEngine:
         """Number of tokens of a modality that stand for something; the model's vocabulary may be larger."""
         return self.bank[key].vocab_size
 
+    def wavelength(self, key: str) -> NDArray[np.float32]:
+        """(L,) Angstrom of the `values` of a spectrum; empty for other modalities."""
+        return self.bank[key].wavelength
+
+    def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
+        """(n_tokens,) True where a token of a modality stands for any part of a region (see `Tokenizer.positions`)."""
+        return self.bank[key].positions(region)
+
     def _read(self, decoder: bool) -> None:
         """Read the weights of the encoder, or of the decoder."""
         model = self.transformer

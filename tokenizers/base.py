@@ -11,10 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from albireo.observations.modalities import Modality
+from albireo.observations.errors import BadInput
+from albireo.observations.modalities import IMAGE_SIZE, Modality
 
 P = TypeVar("P")
 
@@ -41,6 +44,20 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     @property
     def lengths(self) -> range:
         return range(self.n_tokens, self.n_tokens + 1)
+
+    @property
+    def wavelength(self) -> NDArray[np.float32]:
+        """(L,) Angstrom of what `decode` gives; empty unless it gives spectra."""
+        return np.zeros(0, np.float32)
+
+    def positions(self, region: Sequence[float]) -> NDArray[np.bool_]:
+        """(n_tokens,) True where a token stands for any part of a region; a token without a place is in none.
+
+        region  x0, y0, x1, y1 of images and maps: pixels x0 <= x < x1, y0 <= y < y1, row 0 is the bottom;
+                low, high in Angstrom of spectra
+        Raises BadInput if there is no such region: of numbers that have no place, or not in the picture.
+        """
+        raise BadInput("option_invalid", f"{self.row.name} has no regions", field=self.row.name, fix="leave it out")
 
     @abstractmethod
     def check(self, payload: P) -> tuple[str, ...]:
@@ -75,3 +92,18 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
         """Where the buffers and weights are."""
         tensor: Tensor = next(iter(self.state_dict().values()))
         return tensor.device
+
+
+def grid_positions(grid: tuple[int, int], box: Sequence[float], row: Modality) -> NDArray[np.bool_]:
+    """`positions` of tokens that stand row by row for equal squares of a picture."""
+    inside = len(box) == 4 and 0 <= box[0] < box[2] <= IMAGE_SIZE and 0 <= box[1] < box[3] <= IMAGE_SIZE
+    if not inside or any(edge != int(edge) for edge in box):
+        wanted = f"whole numbers X0,Y0,X1,Y1 with 0 <= X0 < X1 <= {IMAGE_SIZE}, and Y alike"
+        raise BadInput("option_invalid", f"no box of pixels: {box}", field=row.name, fix=wanted)
+    touched = []
+    for n, low, high in ((grid[0], box[1], box[3]), (grid[1], box[0], box[2])):
+        side = IMAGE_SIZE // n
+        first = np.arange(n) * side
+        touched.append((first < high) & (first + side > low))
+    out: NDArray[np.bool_] = np.logical_and.outer(*touched).ravel()
+    return out

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from albireo.observations.errors import BadInput
 from albireo.observations.modalities import IMAGE_SIZE, MODALITIES, Modality
 from albireo.observations.observation import Image
-from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.base import Tokenizer, grid_positions
 from albireo.tokenizers.quantizers import FiniteScalarQuantizer
 
 BANDS = (*MODALITIES["tok_image_hsc"].bands, *MODALITIES["tok_image"].bands)
@@ -190,6 +191,9 @@ class ImageTokenizer(Tokenizer[Image]):
     @property
     def quantizer(self) -> FiniteScalarQuantizer:
         return self._quantizer
+
+    def positions(self, region: Sequence[float]) -> NDArray[np.bool_]:
+        return grid_positions(self.grid, region, self.row)
 
     def check(self, payload: Image) -> tuple[str, ...]:
         name = self.row.name

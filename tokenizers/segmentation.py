@@ -6,16 +6,19 @@ published files. File order is data order: encode, quantize, decode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from albireo.observations.modalities import IMAGE_SIZE, Modality
 from albireo.observations.observation import SegmentationMap
 from albireo.observations.segmentation import check_segmentation_map
-from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.base import Tokenizer, grid_positions
 from albireo.tokenizers.quantizers import FiniteScalarQuantizer
 
 
@@ -119,6 +122,9 @@ class SegmentationTokenizer(Tokenizer[SegmentationMap]):
     @property
     def quantizer(self) -> FiniteScalarQuantizer:
         return self._quantizer
+
+    def positions(self, region: Sequence[float]) -> NDArray[np.bool_]:
+        return grid_positions(self.grid, region, self.row)
 
     def check(self, payload: SegmentationMap) -> tuple[str, ...]:
         check_segmentation_map(payload)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from albireo.observations.errors import BadCheckpoint, BadInput
@@ -206,6 +207,20 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         inner = self._quantizer._quantizer
         assert isinstance(inner, LookupFreeQuantizer)
         return inner
+
+    @property
+    def wavelength(self) -> NDArray[np.float32]:
+        grid: NDArray[np.float32] = self.latent_grid.wavelength.cpu().numpy()
+        return grid
+
+    def positions(self, region: Sequence[float]) -> NDArray[np.bool_]:
+        if len(region) != 2 or not region[0] < region[1]:
+            raise BadInput("option_invalid", f"no range of wavelengths: {region}", field=self.row.name, fix="LOW,HIGH")
+        n = self.n_tokens - 1
+        stride = len(self.wavelength) // n
+        first, last = self.wavelength[: n * stride].reshape(n, stride)[:, [0, -1]].T
+        # The normalisation, which comes first, is of no wavelength.
+        return np.concatenate([[False], (last > region[0]) & (first < region[1])])
 
     def check(self, payload: Spectrum) -> tuple[str, ...]:
         name, wavelength = self.row.name, payload.wavelength
