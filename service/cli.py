@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from albireo.observations.errors import BadInput
-from albireo.service.commands import Json, OpenCore, command
+from albireo.service.commands import (
+    AsOne,
+    Data,
+    Files,
+    Join,
+    Json,
+    Model,
+    OpenCore,
+    Preprocessing,
+    Reading,
+    command,
+    expanded,
+    reading_options,
+    settings_of,
+    subject_batches,
+)
 from albireo.service.models_cli import models_app
 from albireo.service.printing import (
     errors_of,
@@ -22,14 +35,10 @@ from albireo.service.printing import (
     tell,
     validation_text,
 )
-from albireo.service.reading_flags import read_options, with_reading
-from albireo.tokenizers.preprocessing import PreprocessingName
+from albireo.service.reading_flags import with_reading
 
 if TYPE_CHECKING:
     from albireo.service.core import Embedded
-    from albireo.service.files import Batch
-    from albireo.service.settings import Settings
-    from albireo.service.subjects import Subject
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,26 +54,6 @@ app = typer.Typer(
 index_app = typer.Typer(no_args_is_help=True, help="Collections of embeddings on this machine.")
 app.add_typer(index_app, name="index")
 app.add_typer(models_app, name="models")
-
-Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="files, or folders of files", show_default=False)]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", metavar="MODEL", help="a name that `albireo models ls` shows, or a folder (ALBIREO_MODEL)"),
-]
-Preprocessing = Annotated[
-    PreprocessingName | None,
-    typer.Option("--preprocessing", help="of the tokenizers, instead of the model's own (ALBIREO_PREPROCESSING)"),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="FOLDER", help="folder of the collections (ALBIREO_DATA_FOLDER)"),
-]
-AsOne = Annotated[
-    str | None,
-    typer.Option("--as-one", metavar="ID", help="the files are measurements of one object, called ID"),
-]
-Join = Annotated[bool, typer.Option("--join", help="objects of the same id in several files are one object")]
-Reading = dict[str, Any]
 
 
 @command(app, "validate")
@@ -91,9 +80,11 @@ def validate(
       albireo validate cutout.fits --survey legacysurvey --bands g,r,i,z
       albireo validate coadd-*.fits redrock-*.fits --json
     """
-    options = _options(reading)
-    core = open_core(_settings(model))
-    batches = list(_read(files, options))
+    from albireo.service.files import read_batches
+
+    options = reading_options(reading)
+    core = open_core(settings_of(model))
+    batches = list(read_batches(expanded(files), options))
     reports = [report for batch in batches for report in batch.reports]
     answer = core.validate(reports, [subject for batch in batches for subject in batch.subjects])
     if json_output:
@@ -136,16 +127,16 @@ def embed(
     """
     from albireo.service.embedding_table import EmbeddingWriter, errors_path
 
-    options = _options(reading)
-    paths = _expand(files)
-    core = open_core(_settings(model, preprocessing=preprocessing))
+    options = reading_options(reading)
+    paths = expanded(files)
+    core = open_core(settings_of(model, preprocessing=preprocessing))
     engine = core.engine
     done: list[Embedded] = []
     space = engine.space(pooling, normalize)
     with EmbeddingWriter(
         output, dim=engine.dim, space=space, model=engine.name, pooling=pooling, numerics=engine.numerics
     ) as writer:
-        for subjects in _subject_batches(paths, options, as_one, join):
+        for subjects in subject_batches(paths, options, as_one, join):
             with progress_bar("embedding", len(subjects)) as progress:
                 done.append(core.embed(subjects, pooling, progress, normalize))
             writer.write(done[-1])
@@ -191,14 +182,14 @@ def index_add(
       albireo index add spectra/
       albireo index add coadd-*.fits --collection desi
     """
-    options = _options(reading)
-    paths = _expand(files)
-    core = open_core(_settings(model, data, preprocessing=preprocessing))
+    options = reading_options(reading)
+    paths = expanded(files)
+    core = open_core(settings_of(model, data, preprocessing=preprocessing))
     space = core.engine.space("mean")
     target = core.collections.create(collection, space, core.engine.dim)
     outcomes: list[Any] = []
     kept = 0
-    for subjects in _subject_batches(paths, options, as_one, join):
+    for subjects in subject_batches(paths, options, as_one, join):
         with progress_bar("indexing", len(subjects)) as progress:
             embedded, count = core.index(collection, subjects, progress)
         outcomes += embedded.outcomes
@@ -250,13 +241,13 @@ def search(
     """
     if (id is None) == (not file):
         raise typer.BadParameter("give one of --id and --file", param_hint="--id / --file")
-    options = _options(reading)
-    core = open_core(_settings(model, data, preprocessing=preprocessing))
+    options = reading_options(reading)
+    core = open_core(settings_of(model, data, preprocessing=preprocessing))
     failed: list[Any] = []
     if id is not None:
         answers = [(id, core.search_id(collection, id, k))]
     else:
-        batches = _subject_batches(_expand(file or []), options, as_one, join)
+        batches = subject_batches(expanded(file or []), options, as_one, join)
         embedded, found = core.search_subjects(collection, [s for batch in batches for s in batch], k)
         failed = [outcome for outcome in embedded.outcomes if outcome.error]
         pairs = zip(embedded.outcomes, found, strict=True)
@@ -296,7 +287,7 @@ def serve(
     from albireo.service.app import create_app
     from albireo.tokenizers.checkpoint import Checkpoint
 
-    settings = _settings(model, data, preprocessing=preprocessing, host=host, port=port)
+    settings = settings_of(model, data, preprocessing=preprocessing, host=host, port=port)
     Checkpoint(settings.model_folder)  # A folder that is no checkpoint is told now, not by /readyz.
     address = f"http://{settings.host}:{settings.port}"
     line = {"address": address, "model": str(settings.model_folder), "collections": str(settings.collections_file)}
@@ -329,48 +320,7 @@ def demo(
     """
     from albireo.service.demo import run_demo
 
-    return run_demo(files or [], out, _settings(model).model_folder, json_output)
-
-
-def _options(reading: Reading) -> Any:
-    """ReadOptions from the flags; a value that cannot be is wrong usage."""
-    try:
-        return read_options(reading)
-    except BadInput as error:
-        raise typer.BadParameter(f"{error.message}", param_hint=f"--{(error.field or '').replace('_', '-')}") from error
-
-
-def _settings(model: str | None = None, data: Path | None = None, **more: Any) -> Settings:
-    """The settings of the environment, with what the command line says over them."""
-    from albireo.service.settings import read_settings
-
-    stated = {"model": model, "data_folder": data} | more
-    return read_settings().model_copy(update={key: value for key, value in stated.items() if value is not None})
-
-
-def _expand(files: list[Path]) -> list[Path]:
-    from albireo.service.files import expand
-
-    return expand(files)
-
-
-def _read(files: list[Path], options: Any) -> Iterator[Batch]:
-    from albireo.service.files import read_batches
-
-    yield from read_batches(_expand(files), options)
-
-
-def _subject_batches(paths: list[Path], options: Any, as_one: str | None, join: bool) -> Iterator[list[Subject]]:
-    """The objects of the files, group by group; all at once if they are to be put together."""
-    from albireo.service import subjects
-    from albireo.service.files import read_batches
-
-    batches = (list(batch.subjects) for batch in read_batches(paths, options))
-    if as_one is None and not join:
-        yield from batches
-        return
-    everything = [subject for batch in batches for subject in batch]
-    yield subjects.join(everything) if as_one is None else [subjects.as_one(everything, as_one)]
+    return run_demo(files or [], out, settings_of(model).model_folder, json_output)
 
 
 def main() -> None:
