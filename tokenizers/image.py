@@ -78,9 +78,10 @@ class SqueezeExcite(nn.Module):
         nn.init.constant_(last.bias, -10.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.to_k(x).flatten(2).softmax(dim=-1)
-        context = x.flatten(2) @ weight.transpose(1, 2)
-        gates: Tensor = self.net(context[..., None])
+        pixels = x.movedim(1, -1).flatten(1, 2)
+        weight = self.to_k(x).flatten(1).softmax(dim=-1)
+        context = (weight[:, None] @ pixels).squeeze(1)
+        gates: Tensor = self.net(context[..., None, None])
         return gates * x
 
 
@@ -88,7 +89,7 @@ class ResidualUnit(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            SameConv2d(dim, dim, 3), nn.ELU(), nn.Conv2d(dim, dim, 1), nn.ELU(), SqueezeExcite(dim)
+            SameConv2d(dim, dim, 3), nn.ELU(inplace=True), nn.Conv2d(dim, dim, 1), nn.ELU(inplace=True), SqueezeExcite(dim)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,6 +144,7 @@ class MagVitAutoencoder(nn.Module):
         encoder.append(nn.Sequential(nn.Identity(), ChannelNorm(dim), nn.Identity()))
         self.encoder_layers = nn.ModuleList(encoder)
         self.decoder_layers = nn.ModuleList(reversed(decoder))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, n_bands, 96, 96) -> (B, hidden, h, w)."""

@@ -20,18 +20,25 @@ from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import Modality
 from albireo.observations.observation import Spectrum
 from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.kernels import resample
 from albireo.tokenizers.quantizers import LinearQuantizer, LookupFreeQuantizer
 
 AION_1, ALBIREO_1 = "aion-1", "albireo-1"
 """Preprocessing versions: AION-1's exactly, and the corrected one (see `SpectrumTokenizer.network_input`)."""
 
 NORM_FLOOR = 0.1
+PIECE = 65_536
+"""Numbers worked on at a time where passes over memory would cost more than the arithmetic: 256 KiB stay in cache."""
+
 LOW_COVERAGE = 0.5
 """Below this fraction of the model's wavelength range a spectrum is flagged."""
 
 
 class GlobalResponseNorm(nn.Module):
-    """Contrast between channels by their norm over the sequence; x (B, N, C)."""
+    """GELU, then contrast between channels by their norm over the sequence; x (B, N, C).
+
+    Where autograd is off x is overwritten, piece by piece: fresh memory of this size costs more than the arithmetic.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -39,51 +46,87 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            x = F.gelu(x)
+            return x + self._contrast(x, torch.linalg.vector_norm(x, dim=1, keepdim=True))
+        pieces = x.split(max(1, PIECE // x.shape[2]), dim=1)
+        for piece in pieces:
+            torch.ops.aten.gelu_(piece)
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        out: Tensor = self.gamma * (x * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))) + self.beta + x
+        for piece in pieces:
+            piece += self._contrast(piece, norm)
+        return x
+
+    def _contrast(self, x: Tensor, norm: Tensor) -> Tensor:
+        scaled = x * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))
+        if torch.is_grad_enabled():
+            return self.gamma * scaled + self.beta
+        return scaled.mul_(self.gamma).add_(self.beta)
+
+
+class Depthwise(nn.Conv1d):
+    """Each channel filtered by itself along the sequence; (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__(dim, dim, width, padding=width // 2, groups=dim)
+
+    def forward(self, input: Tensor) -> Tensor:
+        # As an image one pixel high: only convolutions of images take the channels innermost.
+        image = input.transpose(1, 2).unsqueeze(2)
+        out = F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, *self.padding), groups=self.groups)
+        return out.squeeze(2).transpose(1, 2)
+
+
+class Merge(nn.Conv1d):
+    """A linear map of n neighbours to one; (B, N n, C) -> (B, N, dim_out)."""
+
+    def __init__(self, dim_in: int, dim_out: int, n: int) -> None:
+        super().__init__(dim_in, dim_out, n, stride=n)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.transpose(1, 2)).transpose(1, 2).contiguous()
+
+
+class Split(nn.ConvTranspose1d):
+    """A linear map of one to n neighbours; (B, N, C) -> (B, N n, dim_out)."""
+
+    def __init__(self, dim_in: int, dim_out: int, n: int) -> None:
+        super().__init__(dim_in, dim_out, n, stride=n)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        (n,) = self.stride
+        neighbours = F.linear(input, self.weight.permute(2, 1, 0).flatten(0, 1))
+        out: Tensor = neighbours.unflatten(2, (n, -1)).flatten(1, 2) + self.bias
         return out
 
 
 class ConvNextBlock(nn.Module):
-    """x (B, C, N) -> (B, C, N)."""
+    """(B, N, C) -> (B, N, C)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv1d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.dwconv = Depthwise(dim, 7)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.grn = GlobalResponseNorm(4 * dim)
         self.pwconv2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.dwconv(x).transpose(1, 2))
-        y = self.pwconv2(self.grn(F.gelu(self.pwconv1(y))))
-        out: Tensor = x + y.transpose(1, 2)
+        y = self.norm(self.dwconv(x))
+        out: Tensor = x + self.pwconv2(self.grn(self.pwconv1(y)))
         return out
 
 
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, N)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.transpose(1, 2)).transpose(1, 2)
-
-
 class ConvNextEncoder(nn.Module):
-    """(B, 2, L) -> (B, dims[-1], L / stride), stride = 4 * 2 ** (stages - 1)."""
+    """(B, L, 2) -> (B, L / stride, dims[-1]), stride = 4 * 2 ** (stages - 1)."""
 
     def __init__(self, depths: Sequence[int], dims: Sequence[int]) -> None:
         super().__init__()
-        self.downsample_layers = nn.ModuleList(
-            [nn.Sequential(nn.Conv1d(2, dims[0], 4, stride=4), ChannelNorm(dims[0]))]
-        )
+        self.downsample_layers = nn.ModuleList([nn.Sequential(Merge(2, dims[0], 4), _norm_of(dims[0]))])
         for narrow, wide in pairwise(dims):
-            self.downsample_layers.append(nn.Sequential(ChannelNorm(narrow), nn.Conv1d(narrow, wide, 2, stride=2)))
+            self.downsample_layers.append(nn.Sequential(_norm_of(narrow), Merge(narrow, wide, 2)))
         self.stages = _stages(depths, dims)
-        self.norm = ChannelNorm(dims[-1])
+        self.norm = _norm_of(dims[-1])
         self.apply(_init)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,17 +137,15 @@ class ConvNextEncoder(nn.Module):
 
 
 class ConvNextDecoder(nn.Module):
-    """(B, latent, N) -> (B, dims[-1], N * stride): flux and mask logits."""
+    """(B, N, latent) -> (B, N * stride, dims[-1]): flux and mask logits."""
 
     def __init__(self, latent: int, depths: Sequence[int], dims: Sequence[int]) -> None:
         super().__init__()
-        self.upsample_layers = nn.ModuleList(
-            [nn.Sequential(nn.ConvTranspose1d(latent, dims[0], 2, stride=2), ChannelNorm(dims[0]))]
-        )
+        self.upsample_layers = nn.ModuleList([nn.Sequential(Split(latent, dims[0], 2), _norm_of(dims[0]))])
         for i, (wide, narrow) in enumerate(pairwise(dims)):
-            stride = 2 if i < len(dims) - 2 else 4
-            up = nn.ConvTranspose1d(wide, narrow, stride, stride=stride)
-            self.upsample_layers.append(nn.Sequential(ChannelNorm(wide), up))
+            self.upsample_layers.append(
+                nn.Sequential(_norm_of(wide), Split(wide, narrow, 2 if i < len(dims) - 2 else 4))
+            )
         self.stages = _stages(depths, dims)
         self.apply(_init)
 
@@ -112,6 +153,10 @@ class ConvNextDecoder(nn.Module):
         for up, stage in zip(self.upsample_layers, self.stages, strict=True):
             x = stage(up(x))
         return x
+
+
+def _norm_of(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=1e-6)
 
 
 def _stages(depths: Sequence[int], dims: Sequence[int]) -> nn.ModuleList:
@@ -147,27 +192,21 @@ class LatentGrid(nn.Module):
         """(L,) Angstrom."""
         return self._wavelength[0]
 
-    def to_latent(self, values: Tensor, wavelength: Tensor) -> Tensor:
-        """values (B, n) at wavelength (B, n) -> (B, L); 0 outside the observed range."""
-        return interpolate(wavelength, values, self._wavelength.expand(len(values), -1))
+    def to_latent(self, curves: Tensor, wavelength: Tensor) -> Tensor:
+        """curves (B, C, n) at wavelength (B, n) -> (B, C, L); 0 outside the observed range."""
+        grid = self.wavelength
+        return torch.stack([resample(x, y, grid) for x, y in zip(wavelength, curves, strict=True)])
 
-    def to_observed(self, values: Tensor, wavelength: Tensor) -> Tensor:
-        """values (B, L) -> (B, n) at wavelength (B, n); 0 outside the grid."""
-        return interpolate(self._wavelength.expand(len(values), -1), values, wavelength)
-
-
-def interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
-    """Linear interpolation of y (B, n) at increasing x (B, n) to `at` (B, m); 0 outside."""
-    x, at = x.contiguous(), at.contiguous()
-    left = torch.clamp(torch.searchsorted(x, at) - 1, 0, x.shape[1] - 2)
-    slope = (y[:, :-1] - y[:, 1:]) / (x[:, :-1] - x[:, 1:])
-    out = torch.gather(y, 1, left) + (at - torch.gather(x, 1, left)) * torch.gather(slope, 1, left)
-    outside = (at < x[:, :1]) | (at > x[:, -1:])
-    return out.masked_fill(outside, 0.0)
+    def to_observed(self, curves: Tensor, wavelength: Tensor) -> Tensor:
+        """curves (B, C, L) -> (B, C, n) at wavelength (B, n); 0 outside the grid."""
+        grid = self.wavelength
+        return torch.stack([resample(grid, y, at) for at, y in zip(wavelength, curves, strict=True)])
 
 
 class SpectrumTokenizer(Tokenizer[Spectrum]):
     """Spectra to 1 + L / stride tokens: the normalisation first, then blue to red."""
+
+    decoder_parts = ("decoder.", "post_quant_conv.")
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
         super().__init__()
@@ -195,8 +234,8 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         self.normalization_quantizer = LinearQuantizer(size, (low, high))
         self.latent_grid = LatentGrid(config.get("lambda_min", 3500.0), config.get("resolution", 0.8), num_pixels)
         self.pre_quant_norm = nn.LayerNorm(latent)
-        self.quant_conv = nn.Conv1d(latent, bits, 1)
-        self.post_quant_conv = nn.Conv1d(bits, latent, 1)
+        self.quant_conv = Merge(latent, bits, 1)
+        self.post_quant_conv = Merge(bits, latent, 1)
         stride = 4 * 2 ** (len(encoder_dims) - 1)
         self.n_tokens = 1 + num_pixels // stride
         self.grid = (self.n_tokens, 1)
@@ -258,22 +297,18 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         if self.preprocessing == ALBIREO_1:
             flux = torch.where(mask, n, flux)
             istd = torch.where(mask, 0.0, istd * n * n)
-        flux = (flux / n - 1.0) * self.input_scaling
-        istd = (istd / n) * self.input_scaling
-        flux = self.latent_grid.to_latent(flux, wavelength)
-        istd = self.latent_grid.to_latent(istd, wavelength)
-        return torch.arcsinh(torch.stack([flux, istd], dim=1)), log_norm
+        curves = torch.stack([flux / n - 1.0, istd / n], dim=1) * self.input_scaling
+        return torch.arcsinh(self.latent_grid.to_latent(curves, wavelength)), log_norm
 
     def latents(self, x: Tensor) -> Tensor:
         """(B, 2, L) -> latents (B, bits, N) before quantization."""
-        h = self.pre_quant_norm(self.encoder(x).transpose(1, 2)).transpose(1, 2)
-        out: Tensor = self.quant_conv(h)
-        return out
+        out: Tensor = self.quant_conv(self.pre_quant_norm(self.encoder(x.transpose(1, 2))))
+        return out.transpose(1, 2)
 
     def reconstruct(self, quantized: Tensor) -> Tensor:
         """Quantized latents (B, bits, N) -> (B, 1 or 2, L): normalised flux (and mask logits) on the grid."""
-        out: Tensor = self.decoder(self.post_quant_conv(quantized))
-        return out
+        out: Tensor = self.decoder(self.post_quant_conv(quantized.transpose(1, 2)))
+        return out.transpose(1, 2)
 
     def _encode(self, payload: Spectrum) -> Tensor:
         flux, ivar, wavelength = (
@@ -289,7 +324,7 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         """(B, N) tokens -> flux (B, n) in the row's unit at `wavelength` (B, n), or on the model's grid."""
         flux = self.reconstruct(self.quantizer.decode(tokens[:, 1:]))[:, 0]
         if wavelength is not None:
-            flux = self.latent_grid.to_observed(flux, wavelength)
+            flux = self.latent_grid.to_observed(flux[:, None], wavelength)[:, 0]
         return (flux + 1.0) * _norm(self.normalization_quantizer.decode(tokens[:, 0]))
 
 
