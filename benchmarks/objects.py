@@ -1,6 +1,6 @@
 """What one object of each kind costs on this machine: read, tokenize, encode; and 1,000 photometry-only objects.
 
-    python benchmarks/objects.py [--repeat 15] [--json]
+    python -m benchmarks.objects [--repeat 15] [--json]
 
 Files are written from the simulated sky into a temporary folder, in the surveys' layouts. Times are medians in
 milliseconds of an object; a GEMM probe before and after tells how steady the machine was.
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -28,19 +27,7 @@ from albireo.observations.sky import group, simulate
 from albireo.observations.sky_files import write_cutout, write_desi, write_photometry, write_sdss
 from albireo.observations.source import Source
 from albireo.tokenizers.checkpoint import MINI
-
-
-def gemm_rate() -> float:
-    """GFLOP/s of a 1024 x 1024 product in float32, best of 10."""
-    a = torch.randn(1024, 1024)
-    best = min(seconds(lambda: a @ a) for _ in range(10))
-    return 2 * 1024**3 / best / 1e9
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+from benchmarks.measuring import VOID_EXIT, gemm_rate, seconds, steady, use_all_cores
 
 
 def read(paths: list[Path]) -> list[Observation]:
@@ -72,13 +59,14 @@ def survey_files(folder: Path) -> dict[str, list[Path]]:
     return files | {"everything": [path for paths in files.values() for path in paths]}
 
 
-def main() -> None:
-    """Command line: see the module's first lines."""
+def main() -> int:
+    """Command line: see the module's first lines. Exit code 3: the machine was unsteady."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=MINI, help="default: the shipped albireo-mini")
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    use_all_cores()
     engine = TorchEngine.open(args.checkpoint)
     before = gemm_rate()
     rows: dict[str, dict[str, float]] = {}
@@ -104,10 +92,10 @@ def main() -> None:
         "encode_s": median(seconds(lambda: engine.embed(tokens)) for _ in range(5)),
     }
     after = gemm_rate()
-    steady = abs(after / before - 1) <= 0.15
+    code = 0 if steady(before, after) else VOID_EXIT
     if args.json:
         print(json.dumps({"objects": rows, "photometry_1000": thousand, "gemm_gflops": [before, after]}, indent=2))
-        return
+        return code
     print(f"{engine.name}, {torch.get_num_threads()} threads, medians of {args.repeat}")
     print(f"{'':15}{'tokens':>8}{'read ms':>10}{'tokenize ms':>13}{'encode ms':>11}")
     for kind, row in rows.items():
@@ -115,8 +103,9 @@ def main() -> None:
     print(
         f"1,000 photometry-only objects: tokenize {thousand['tokenize_s']:.2f} s, encode {thousand['encode_s']:.2f} s"
     )
-    print(f"GEMM probe {before:.0f} -> {after:.0f} GFLOP/s" + ("" if steady else ": unsteady, the figures are void"))
+    print(f"GEMM probe {before:.0f} -> {after:.0f} GFLOP/s" + (": unsteady, the figures are VOID" if code else ""))
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
