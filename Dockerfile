@@ -26,15 +26,16 @@ COPY --from=wheel /wheels /wheels
 RUN /opt/albireo/bin/python -m pip install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm AS cpu
-RUN useradd --uid 10001 --create-home albireo && install -d -o albireo -g albireo /data
+RUN useradd --uid 10001 --create-home albireo && install -d -o albireo -g albireo /data /models
 COPY --from=cpu-environment /opt/albireo /opt/albireo
 ENV PATH=/opt/albireo/bin:$PATH \
     ALBIREO_HOST=0.0.0.0 \
     ALBIREO_PORT=8000 \
-    ALBIREO_DATA_FOLDER=/data
+    ALBIREO_DATA_FOLDER=/data \
+    HF_HOME=/models
 USER albireo
 WORKDIR /home/albireo
-VOLUME /data
+VOLUME /data /models
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
@@ -54,7 +55,7 @@ RUN /opt/albireo/bin/python -m pip install --no-cache-dir --no-deps /wheels/*.wh
 
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04 AS cuda
 RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
-RUN useradd --uid 10001 --create-home albireo && install -d -o albireo -g albireo /data
+RUN useradd --uid 10001 --create-home albireo && install -d -o albireo -g albireo /data /models
 COPY --from=cuda-environment /opt/albireo /opt/albireo
 ENV PATH=/opt/albireo/bin:$PATH \
     ALBIREO_HOST=0.0.0.0 \
@@ -63,7 +64,7 @@ ENV PATH=/opt/albireo/bin:$PATH \
     ALBIREO_DEVICE=cuda
 USER albireo
 WORKDIR /home/albireo
-VOLUME /data
+VOLUME /data /models
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 \

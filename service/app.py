@@ -26,7 +26,8 @@ def create_app(core: Core, settings: Settings, readiness: Readiness | None = Non
     readiness = readiness or Readiness(
         core,
         settings.data_folder.expanduser(),
-        lambda: KnownAnswer.read(settings.model_folder),
+        # The stored answer is of the model's own preprocessing.
+        lambda: KnownAnswer.read(settings.model_folder) if settings.preprocessing is None else None,
         settings.redis_url,
     )
 

@@ -1,6 +1,6 @@
 """The verbs of the service, written once: every door calls these. Here an embedding meets the index.
 
-Core       validate, embed, index, search
+Core       validate, embed, redshift, generate, index, search
 Outcome    what became of one object
 """
 
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 from albireo.observations.errors import AlbireoError, BadInput, Conflict
 from albireo.observations.modalities import MODALITIES
+from albireo.observations.spaces import same_space
 from albireo.service.descriptions import plain, select, unusable, validation
 from albireo.service.subjects import Subject
 
 if TYPE_CHECKING:
     from albireo.index.collection import Collection, Collections, Hit, StoredObject
     from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
+    from albireo.models.generation import Sampling
+    from albireo.models.redshift import Posterior
     from albireo.observations.reading import FileReport
+    from albireo.service.predictions import Drawn, Prediction, Wanted
     from albireo.service.settings import Settings
     from albireo.tokenizers.checkpoint import TokenSpec
 
@@ -162,15 +166,41 @@ class Core:
         outcomes: list[Outcome] = []
         tokenizing = encoding = 0.0
         for start in range(0, len(subjects), CHUNK):
-            chunk = [_selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
+            chunk = [selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
             began = time.perf_counter()
-            chunk, tokens = _tokenize(engine, chunk)
-            tokenized = time.perf_counter()
+            chunk, tokens = tokenized(engine, chunk)
+            halfway = time.perf_counter()
             outcomes += _encode(engine, chunk, tokens, pooling, normalize)
-            tokenizing += tokenized - began
-            encoding += time.perf_counter() - tokenized
+            tokenizing += halfway - began
+            encoding += time.perf_counter() - halfway
             progress(len(chunk))
         return Embedded(engine.space(pooling, normalize), engine.numerics, tuple(outcomes), tokenizing, encoding)
+
+    def redshift(
+        self, subjects: Sequence[Subject], progress: Callable[[int], None] = lambda done: None
+    ) -> list[Prediction[Posterior]]:
+        """The posterior of every object's redshift; objects that have none fail alone.
+
+        progress  is told how many more objects are done
+        """
+        from albireo.service.predictions import redshift  # sampling needs torch
+
+        return redshift(self.engine, self.inputs, subjects, progress)
+
+    def generate(
+        self,
+        subjects: Sequence[Subject],
+        wanted: Wanted,
+        sampling: Sampling,
+        progress: Callable[[int], None] = lambda rounds: None,
+    ) -> list[Prediction[Drawn]]:
+        """Draws of one modality for every object; those that nothing can be drawn for fail alone.
+
+        progress  is told how many more rounds are done, of `sampling.rounds` for each object
+        """
+        from albireo.service.predictions import generate  # sampling needs torch
+
+        return generate(self.engine, self.inputs, subjects, wanted, sampling, progress)
 
     def index(
         self, name: str, subjects: Sequence[Subject], progress: Callable[[int], None] = lambda done: None
@@ -218,7 +248,7 @@ class Core:
 
     def check_space(self, collection: Collection, space: str) -> None:
         """Conflict space_mismatch unless the collection is of `space`."""
-        if collection.space != space:
+        if not same_space(collection.space, space):
             raise Conflict(
                 "space_mismatch",
                 f"collection {collection.name!r} holds vectors of {collection.space}, these are of {space}",
@@ -251,7 +281,7 @@ class _Once(Generic[Value]):
             return self.value
 
 
-def _selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
+def selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
     """The object with the modalities that the checkpoint reads, and warnings for the others."""
     observation = subject.observation
     if observation is None:
@@ -265,7 +295,7 @@ def _selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
     return replace(outcome, subject=replace(subject, observation=replace(observation, data=readable)))
 
 
-def _tokenize(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], list[Tokens | None]]:
+def tokenized(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], list[Tokens | None]]:
     """Tokens of the objects that have any, None for the others."""
     at = [i for i, outcome in enumerate(outcomes) if outcome.error is None]
     results = engine.tokenize([o for i in at if (o := outcomes[i].subject.observation) is not None])
@@ -280,23 +310,26 @@ def _tokenize(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], l
     return done, out
 
 
+def all_or_each(
+    compute: Callable[[list[Tokens]], Sequence[Value]], batch: Sequence[Tokens]
+) -> list[Value | AlbireoError]:
+    """What is computed for a batch of objects; if it is refused, each object is tried alone."""
+    try:
+        return list(compute(list(batch))) if batch else []
+    except BadInput as error:
+        if len(batch) == 1:
+            return [error]
+        return [result for entry in batch for result in all_or_each(compute, [entry])]
+
+
 def _encode(
     engine: Engine, outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None], pooling: Pooling, normalize: bool
 ) -> list[Outcome]:
-    """The outcomes with their embeddings. If the batch is refused, each object is tried alone."""
+    """The outcomes with their embeddings."""
     at = [i for i, entry in enumerate(tokens) if entry is not None]
     batch = [entry for entry in tokens if entry is not None]
-    results: list[Embedding | AlbireoError] = []
-    try:
-        results += engine.embed(batch, pooling) if batch else []
-    except BadInput:
-        for entry in batch:
-            try:
-                results += engine.embed([entry], pooling)
-            except BadInput as error:
-                results.append(error)
     done = list(outcomes)
-    for i, result in zip(at, results, strict=True):
+    for i, result in zip(at, all_or_each(lambda some: engine.embed(some, pooling), batch), strict=True):
         done[i] = (
             done[i].failed(result.at(file=done[i].subject.file))
             if isinstance(result, AlbireoError)

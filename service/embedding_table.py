@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -46,25 +47,42 @@ def errors_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.errors.parquet")
 
 
-class EmbeddingWriter:
-    """Writes both tables batch by batch; they appear under their names when all is written, or not at all."""
+def about_object(outcome: Outcome, modalities: Sequence[str]) -> dict[str, Any]:
+    """Columns that every table has: of which object a row is, and what it rests on."""
+    observation = outcome.subject.observation
+    assert observation is not None
+    return {
+        "id": outcome.subject.id,
+        "ra": observation.ra,
+        "dec": observation.dec,
+        "modalities": list(modalities),
+        "qa_flags": list(outcome.flags),
+        "warnings": [f"{warning.code}: {warning.message}" for warning in outcome.warnings],
+        "file": outcome.subject.file,
+        "sha256": outcome.subject.sha256,
+    }
 
-    def __init__(self, path: Path, *, dim: int, space: str, model: str, pooling: str, numerics: Numerics) -> None:
+
+class TableWriter:
+    """Writes a table and one of errors batch by batch; they appear under their names when all is written, or not at all.
+
+    `schema` is that of the table, metadata included.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
-        self.dim = dim
-        about = {"space": space, "model": model, "pooling": pooling} | asdict(numerics)
-        self._schema = embedding_schema(dim).with_metadata(about)
+        self.schema = schema
         self._targets = (path, errors_path(path))
         self._drafts = tuple(target.with_name(f".{target.name}.{os.getpid()}") for target in self._targets)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._embeddings = pq.ParquetWriter(self._drafts[0], self._schema)
+        self._rows = pq.ParquetWriter(self._drafts[0], schema)
         self._errors = pq.ParquetWriter(self._drafts[1], ERRORS)
 
-    def __enter__(self) -> EmbeddingWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._embeddings.close()
+        self._rows.close()
         self._errors.close()
         for draft, target in zip(self._drafts, self._targets, strict=True):
             if kind is None:
@@ -72,44 +90,46 @@ class EmbeddingWriter:
             else:
                 draft.unlink(missing_ok=True)
 
+    def append(self, table: pa.Table | None, outcomes: Sequence[Outcome]) -> None:
+        """Append rows, if there are any, and the errors among outcomes."""
+        bad = [outcome for outcome in outcomes if outcome.error is not None]
+        if table is not None:
+            self._rows.write_table(table)
+        if bad:
+            self._errors.write_table(pa.Table.from_pylist([_error_row(outcome) for outcome in bad], schema=ERRORS))
+
+
+class EmbeddingWriter(TableWriter):
+    """A `TableWriter` of embeddings."""
+
+    def __init__(self, path: Path, *, dim: int, space: str, model: str, pooling: str, numerics: Numerics) -> None:
+        self.dim = dim
+        about = {"space": space, "model": model, "pooling": pooling} | asdict(numerics)
+        super().__init__(path, embedding_schema(dim).with_metadata(about))
+
     def write(self, embedded: Embedded) -> None:
         """Append a batch of outcomes."""
         good = [outcome for outcome in embedded.outcomes if outcome.embedding is not None]
-        bad = [outcome for outcome in embedded.outcomes if outcome.error is not None]
-        if good:
-            self._embeddings.write_table(self._table(good))
-        if bad:
-            self._errors.write_table(pa.Table.from_pylist([_error_row(outcome) for outcome in bad], schema=ERRORS))
+        self.append(self._table(good) if good else None, embedded.outcomes)
 
     def _table(self, outcomes: Sequence[Outcome]) -> pa.Table:
         rows, vectors = [], []
         for outcome in outcomes:
-            embedding, observation = outcome.embedding, outcome.subject.observation
+            embedding = outcome.embedding
             assert embedding is not None
-            assert observation is not None
             single = embedding.values.ndim == 1
             vectors.append(np.atleast_2d(embedding.values))
             names = [None] if single else [MODALITIES[key].name for key in embedding.modalities]
-            common = {
-                "id": outcome.subject.id,
-                "ra": observation.ra,
-                "dec": observation.dec,
-                "modalities": list(outcome.modalities),
-                "n_tokens": embedding.n_tokens,
-                "qa_flags": list(outcome.flags),
-                "warnings": [f"{w.code}: {w.message}" for w in outcome.warnings],
-                "file": outcome.subject.file,
-                "sha256": outcome.subject.sha256,
-            }
+            common = about_object(outcome, outcome.modalities) | {"n_tokens": embedding.n_tokens}
             rows += [common | {"row": name} for name in names]
         flat = pa.array(np.concatenate(vectors).astype(np.float32).ravel())
         columns = {
             field.name: pa.FixedSizeListArray.from_arrays(flat, self.dim)
             if field.name == "embedding"
             else pa.array([row[field.name] for row in rows], field.type)
-            for field in self._schema
+            for field in self.schema
         }
-        return pa.table(columns, schema=self._schema)
+        return pa.table(columns, schema=self.schema)
 
 
 def _error_row(outcome: Outcome) -> dict[str, str | None]:
