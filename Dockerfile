@@ -61,6 +61,7 @@ ENV PATH=/opt/albireo/bin:$PATH \
     ALBIREO_HOST=0.0.0.0 \
     ALBIREO_PORT=8000 \
     ALBIREO_DATA_FOLDER=/data \
+    HF_HOME=/models \
     ALBIREO_DEVICE=cuda
 USER albireo
 WORKDIR /home/albireo

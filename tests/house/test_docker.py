@@ -85,7 +85,7 @@ def test_serves_on_its_volume(stages: dict[str, list[Instruction]], target: str)
     assert {name for name in environment if name.startswith(PREFIX)} <= SETTINGS
     assert environment["ALBIREO_HOST"] == "0.0.0.0"
     assert [environment["ALBIREO_PORT"]] == only(stages[target], "EXPOSE")
-    assert [environment["ALBIREO_DATA_FOLDER"]] == only(stages[target], "VOLUME")
+    assert [f"{environment['ALBIREO_DATA_FOLDER']} {environment['HF_HOME']}"] == only(stages[target], "VOLUME")
     assert [json.loads(rest) for rest in only(stages[target], "CMD")] == [["albireo", "serve"]]
 
 
