@@ -143,15 +143,16 @@ def generate(
     """
     sampling = sampling or Sampling()
     spec = _spec(engine, target)
+    codes = engine.n_codes(target)  # a row of the vocabulary beyond the codes stands for nothing
     states = [_Draw(one, target, spec, sampling, draw) for one in tokens for draw in range(sampling.draws)]
     for turn in range(max((len(state.filled) for state in states), default=0)):
         active = [state for state in states if turn < len(state.filled)]
         asked = [{target: state.positions(turn)} for state in active]
-        logits = [row[target] for row in engine.logits([s.given() for s in active], asked, WITHIN)]
+        logits = [row[target][:, :codes] for row in engine.logits([s.given() for s in active], asked, WITHIN)]
         if sampling.guidance != 1.0:
             without = engine.logits([s.alone() for s in active], asked, WITHIN)
             logits = [
-                base[target] + sampling.guidance * (row - base[target])
+                base[target][:, :codes] + sampling.guidance * (row - base[target][:, :codes])
                 for row, base in zip(logits, without, strict=True)
             ]
         for state, row in zip(active, logits, strict=True):

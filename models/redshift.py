@@ -57,6 +57,19 @@ class Posterior:
         return 0.5 * (self.edges[:-1] + self.edges[1:])
 
 
+def cell_edges(engine: Engine) -> Doubles:
+    """(V + 1,) edges of the cells of `Posterior`; BadInput if the checkpoint does not predict redshifts."""
+    if "tok_z" not in engine.outputs:
+        raise BadInput(
+            "modality_not_in_checkpoint",
+            f"{engine.name} does not predict redshifts",
+            field="redshift",
+            fix="name a model that does, with --model",
+        )
+    grid = engine.values("tok_z", np.arange(engine.n_codes("tok_z"))[:, None])[:, 0].astype(np.float64)
+    return np.concatenate([grid[:1], grid])
+
+
 def redshift_posterior(engine: Engine, tokens: Sequence[Tokens]) -> list[Posterior]:
     """The posterior of each object, from one decoder call. A redshift among the tokens is refused: it is the answer."""
     for one in tokens:
@@ -64,9 +77,8 @@ def redshift_posterior(engine: Engine, tokens: Sequence[Tokens]) -> list[Posteri
             raise BadInput(
                 "label_given", "the object's redshift is among its tokens", field="tok_z", fix="leave the redshift out"
             )
-    cells = engine.n_codes("tok_z")
-    grid = engine.values("tok_z", np.arange(cells)[:, None])[:, 0].astype(np.float64)
-    edges = np.concatenate([grid[:1], grid])
+    edges = cell_edges(engine)
+    cells = len(edges) - 1
     out = []
     for row in engine.logits(tokens, ["tok_z"]):
         # The published vocabulary has one entry more than the codec has codes; it stands for nothing.

@@ -64,9 +64,9 @@ def about_object(outcome: Outcome, modalities: Sequence[str]) -> dict[str, Any]:
 
 
 class TableWriter:
-    """Writes a table and one of errors batch by batch; they appear under their names when all is written, or not at all.
+    """Writes a table and one of errors, batch by batch; they appear when all is written, or not at all.
 
-    `schema` is that of the table, metadata included.
+    schema  of the table, metadata included
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

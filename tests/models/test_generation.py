@@ -75,9 +75,13 @@ class Toy:
     inputs: Mapping[str, TokenSpec] = {TARGET: TokenSpec(12, 7), "tok_flux_g": TokenSpec(1, 16)}
     outputs: Mapping[str, TokenSpec] = {TARGET: TokenSpec(12, 7), "tok_z": TokenSpec(1, 8)}
 
-    def __init__(self, sharpness: float = 50.0) -> None:
+    def __init__(self, sharpness: float = 50.0, dead: int = 0) -> None:
         self.sharpness = sharpness
+        self.dead = dead
         self.asked: list[tuple[Tokens, np.ndarray, str | None]] = []
+
+    def n_codes(self, key: str) -> int:
+        return self.outputs[key].vocab_size - self.dead
 
     def logits(
         self, tokens: Sequence[Tokens], targets: Sequence[Mapping[str, np.ndarray]], attention: str | None = None
@@ -164,6 +168,12 @@ def test_impossible_sampling_is_refused(change: dict[str, object]) -> None:
         Sampling(**change)  # type: ignore[arg-type]
     assert caught.value.code == "option_invalid"
     assert caught.value.field in change
+
+
+def test_a_row_of_the_vocabulary_that_is_no_code_is_never_drawn() -> None:
+    sampling = Sampling(rounds=1, draws=200, guidance=2.0)
+    assert generate(Toy(0.1), [flux(0)], TARGET, sampling)[0].max() == 6
+    assert generate(Toy(0.1, dead=2), [flux(0)], TARGET, sampling)[0].max() == 4
 
 
 def test_targets_that_cannot_be() -> None:
