@@ -27,6 +27,7 @@ from albireo.service.commands import (
     subject_batches,
 )
 from albireo.service.models_cli import models_app
+from albireo.service.predict_cli import generate, predict_app
 from albireo.service.printing import (
     errors_of,
     neighbours_text,
@@ -54,6 +55,7 @@ app = typer.Typer(
 index_app = typer.Typer(no_args_is_help=True, help="Collections of embeddings on this machine.")
 app.add_typer(index_app, name="index")
 app.add_typer(models_app, name="models")
+app.add_typer(predict_app, name="predict")
 
 
 @command(app, "validate")
@@ -260,6 +262,9 @@ def search(
     tell(body, neighbours_text(results), None, json_output)
     core.close()
     return 1 if failed else 0
+
+
+command(app, "generate")(generate)
 
 
 @command(app, "serve")

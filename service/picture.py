@@ -63,24 +63,30 @@ def draw(panels: Sequence[Panel], path: Path, title: str, subtitle: str) -> None
         figure.savefig(path, format="png")
 
 
-def rgb(image: Image) -> NDArray[np.float64]:
+def rgb(image: Image, like: Image | None = None) -> NDArray[np.float64]:
     """(H, W, 3) in 0..1: arcsinh stretch of three bands, red = longest, one stretch so that colours are kept.
 
     After Lupton et al. 2004 (PASP 116, 133): the ratio of bands survives, bright cores do not burn out.
+    like  an image of the same bands whose stretch is used, so that the two can be compared
     """
-    last = len(image.bands) - 1
-    flux = np.where(image.mask, 0.0, np.nan_to_num(image.flux.astype(np.float64)))
-    planes = flux[[last, last // 2, 0]]
-    sky = np.median(planes, axis=(1, 2), keepdims=True)
-    noise = 1.4826 * np.median(np.abs(planes - sky), axis=(1, 2), keepdims=True)
-    scale = np.where(noise > 0, noise, max(float(np.abs(planes).max()), 1e-30))
+    model = _planes(like or image)
+    sky = np.median(model, axis=(1, 2), keepdims=True)
+    noise = 1.4826 * np.median(np.abs(model - sky), axis=(1, 2), keepdims=True)
     # Colours are those of the fluxes, not of their significance: one scale for the three bands.
-    planes = (planes - sky) / float(scale.mean())
+    scale = float(np.where(noise > 0, noise, max(float(np.abs(model).max()), 1e-30)).mean())
+    peak = float(np.percentile(np.clip(((model - sky) / scale).mean(axis=0), 1e-9, None), 99.7))
+    planes = (_planes(image) - sky) / scale
     total = np.clip(planes.mean(axis=0), 1e-9, None)
-    peak = float(np.percentile(total, 99.7))
     stretched = np.arcsinh(total / SOFTENING) / max(float(np.arcsinh(peak / SOFTENING)), 1e-9)
     colours = np.clip(planes, 0.0, None) * (stretched / total)
     return np.moveaxis(colours / np.maximum(colours.max(axis=0), 1.0), 0, -1)
+
+
+def _planes(image: Image) -> NDArray[np.float64]:
+    """(3, H, W) fluxes of the longest, the middle and the shortest band; 0 where there is none."""
+    last = len(image.bands) - 1
+    flux = np.where(image.mask, 0.0, np.nan_to_num(image.flux.astype(np.float64)))
+    return flux[[last, last // 2, 0]]
 
 
 def _paint_image(axes: Any, payloads: Sequence[Payload], colour: str) -> None:

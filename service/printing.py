@@ -148,6 +148,16 @@ def neighbours_text(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def redshifts_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Posteriors of redshift as a table: id, median, 16 % and 84 %, mean, standard deviation, mode, QA flags."""
+    width = max([len(str(row["id"])) for row in rows] + [len("object")])
+    lines = [f"{'object':<{width}}  {'median':>7}  {'16 %':>7}  {'84 %':>7}  {'mean':>7}  {'std':>7}  {'mode':>7}"]
+    for row in rows:
+        numbers = "  ".join(f"{row[f'z_{name}']:7.4f}" for name in ("q50", "q16", "q84", "mean", "std", "mode"))
+        lines.append(f"{row['id']:<{width}}  {numbers}  {', '.join(row['qa_flags'])}".rstrip())
+    return "\n".join(lines)
+
+
 def _labels(metadata: Mapping[str, Any]) -> str:
     """Class and redshift, if they are known."""
     known = {key: metadata[key] for key in ("class", "redshift") if metadata.get(key) is not None}
