@@ -50,7 +50,8 @@ def image_arrays(tokenizer: ImageTokenizer, images: Sequence[Image]) -> tuple[Te
     slots = torch.zeros(len(images), len(BANDS), 96, 96, dtype=torch.float16)
     present = torch.zeros(len(images), len(BANDS), dtype=torch.bool)
     for i, image in enumerate(images):
-        one, here = tokenizer.network_input(torch.as_tensor(image.flux.copy())[None], image.bands)
+        flux, bands = tokenizer.planes(image)
+        one, here = tokenizer.network_input(torch.as_tensor(flux.copy())[None], bands)
         slots[i], present[i] = one[0].half(), here[0]
     return slots, present
 

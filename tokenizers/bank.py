@@ -38,16 +38,22 @@ class TokenizerBank(Mapping[str, Tokenizer[Any]]):
         self._tokenizers = {key: tokenizers[key].eval() for key in MODALITIES if key in tokenizers}
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> TokenizerBank:
-        """Read what encoding needs of every codec that is there; the rest is read when something is decoded."""
+    def open(
+        cls, checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> TokenizerBank:
+        """Read what encoding needs of every codec that is there; the rest is read when something is decoded.
+
+        dtype  that the networks of encoding compute in: float32, or bfloat16 (see `Tokenizer.compute_in`)
+        """
         by_folder: dict[Path, Tokenizer[Any]] = {}
         tokenizers = {}
         for key, spec in checkpoint.coded.items():
             folder = checkpoint.codec_folder(key)
             if folder not in by_folder:
-                by_folder[folder] = open_codec(
+                tokenizer = open_codec(
                     MODALITIES[key], checkpoint.codec_config(key), folder / WEIGHTS, torch.device(device)
                 )
+                by_folder[folder] = tokenizer.compute_in(dtype)
             tokenizer = as_row(by_folder[folder], MODALITIES[key])
             if tokenizer.n_tokens != spec.n_tokens or tokenizer.vocab_size > spec.vocab_size:
                 raise BadCheckpoint(

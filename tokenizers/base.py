@@ -8,16 +8,17 @@ over another batch shape rounds differently and a latent near a cell's edge woul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from albireo.observations.errors import BadInput
+from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import IMAGE_SIZE, Modality
+from albireo.tokenizers.preprocessing import AION_1, PREPROCESSINGS, PreprocessingName
 
 P = TypeVar("P")
 
@@ -26,11 +27,14 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     """One tokenizer of a checkpoint.
 
     row         the modality whose payloads it reads
+    preprocessing  version of what happens to a payload before it is tokenized (tokenizers/preprocessing.py)
     n_tokens    tokens of one object; of a kind that varies in length, the most that it may have
     vocab_size  number of different tokens
     grid        (height, width) of the tokens for their position embedding; height * width = n_tokens
     lengths     numbers of tokens that an object may have: `n_tokens` only, unless the kind varies in length
     decoder_parts  how the names of the weights begin that only `decode` needs
+    encoder_parts  names of the networks of `encode`, which may compute in another type than float32
+    dtype       the type that they compute in
     read_rest   reads the weights that were left in the file, if any were: called when they are first needed
     """
 
@@ -38,8 +42,39 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     n_tokens: int
     vocab_size: int
     grid: tuple[int, int]
+    preprocessing: PreprocessingName
     decoder_parts: ClassVar[tuple[str, ...]] = ()
+    encoder_parts: ClassVar[tuple[str, ...]] = ()
+    dtype: torch.dtype = torch.float32
     read_rest: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(self, row: Modality, config: Mapping[str, Any]) -> None:
+        """Raises BadCheckpoint if the codec's configuration names a preprocessing that there is not."""
+        super().__init__()
+        self.row = row
+        named = config.get("preprocessing", AION_1)
+        if named not in PREPROCESSINGS:
+            raise BadCheckpoint(
+                "checkpoint_invalid",
+                f"unknown preprocessing {named!r}",
+                field=row.key,
+                fix=f"one of {', '.join(PREPROCESSINGS)}",
+            )
+        self.preprocessing = named
+
+    def compute_in(self, dtype: torch.dtype) -> Self:
+        """Let the networks of `encode` compute in float32 or bfloat16; returns self.
+
+        What stands around them stays in float32: preprocessing, a spectrum's first token, the last projection and the
+        quantizer. So does all of `decode`. In bfloat16 tokens are nearly the same (docs/aion.md); float16 is no choice,
+        because activations of trained networks overflow in it.
+        """
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"tokenizers compute in float32 or bfloat16, not in {dtype}")
+        self.dtype = dtype
+        for name in self.encoder_parts:
+            self.get_submodule(name).to(dtype)
+        return self
 
     @property
     def lengths(self) -> range:

@@ -34,8 +34,7 @@ class CatalogTokenizer(Tokenizer[Catalog]):
     grid = (CATALOG_TOKENS, 1)
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.row = row
+        super().__init__(row, config)
         size, reservoir = int(config.get("codebook_size", 1024)), int(config.get("reservoir_size", 100_000))
         position, shape = COLUMNS[:2], COLUMNS[2:]
         self._quantizer = ComposedQuantizer(

@@ -18,6 +18,8 @@ from albireo.observations.errors import BadInput
 from albireo.observations.modalities import IMAGE_SIZE, MODALITIES, Modality
 from albireo.observations.observation import Image
 from albireo.tokenizers.base import Tokenizer, grid_positions
+from albireo.tokenizers.kernels import compress_and_project
+from albireo.tokenizers.preprocessing import AION_1
 from albireo.tokenizers.quantizers import FiniteScalarQuantizer
 
 BANDS = (*MODALITIES["tok_image_hsc"].bands, *MODALITIES["tok_image"].bands)
@@ -89,7 +91,11 @@ class ResidualUnit(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            SameConv2d(dim, dim, 3), nn.ELU(inplace=True), nn.Conv2d(dim, dim, 1), nn.ELU(inplace=True), SqueezeExcite(dim)
+            SameConv2d(dim, dim, 3),
+            nn.ELU(inplace=True),
+            nn.Conv2d(dim, dim, 1),
+            nn.ELU(inplace=True),
+            SqueezeExcite(dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,11 +174,11 @@ def _units(dim: int, n: int) -> nn.Sequential:
 class ImageTokenizer(Tokenizer[Image]):
     """Image cutouts of 96 x 96 pixels to h x w tokens, row by row from the first row of the array."""
 
+    encoder_parts = ("model.conv_in", "model.encoder_layers")
     decoder_parts = ("model.decoder_layers.", "model.conv_out.", "post_quant_proj.", "subsample_out.")
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.row = row
+        super().__init__(row, config)
         hidden = int(config.get("hidden_dims", 512))
         n_compressions = int(config.get("n_compressions", 2))
         projection = int(config.get("multisurvey_projection_dims", 54))
@@ -205,15 +211,38 @@ class ImageTokenizer(Tokenizer[Image]):
                 f"the array has shape {payload.flux.shape}, not ({len(payload.bands)}, {IMAGE_SIZE}, {IMAGE_SIZE})",
                 field=name,
             )
+        if payload.mask.shape != payload.flux.shape:
+            raise BadInput("shape_mismatch", f"the mask has shape {payload.mask.shape}", field=name)
         unknown = set(payload.bands) - set(self.row.bands)
         if unknown or not payload.bands:
             raise BadInput("band_unknown", f"bands {sorted(unknown)} are not {self.row.bands}", field=name)
-        if not np.isfinite(payload.flux).all():
+        if len(set(payload.bands)) < len(payload.bands):
+            raise BadInput("band_count", f"a band is named twice: {', '.join(payload.bands)}", field=name)
+        flux, bands = self.planes(payload)
+        if not np.isfinite(flux).all():
             raise BadInput("not_finite", "a pixel is not finite", field=name, fix="mask it and set it to 0")
-        clipped = any(
-            bool((np.abs(plane) > CLAMP[band]).any()) for plane, band in zip(payload.flux, payload.bands, strict=True)
-        )
-        return ("flux_clipped",) if clipped else ()
+        if not bands:
+            raise BadInput("image_blank", "every pixel is masked", field=name)
+        limits = np.array([CLAMP[band] for band in bands], np.float32)[:, None, None]
+        flags = {
+            "flux_clipped": (np.abs(flux) > limits).any(),
+            "blank_image": not flux.any(),
+            "band_left_out": len(bands) < len(payload.bands),
+            "masked_pixels_used": self.preprocessing == AION_1 and payload.flux[payload.mask].any(),
+        }
+        return tuple(flag for flag, raised in flags.items() if raised)
+
+    def planes(self, payload: Image) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """flux (C, H, W) and the C bands that are read of an image.
+
+        "aion-1" reads masked pixels like any other, as the released code does. "albireo-1" sets them to 0, and a band
+        of nothing but masked pixels is absent.
+        """
+        if self.preprocessing == AION_1 or not payload.mask.any():
+            return payload.flux, payload.bands
+        seen = [not plane.all() for plane in payload.mask]
+        bands = tuple(band for band, there in zip(payload.bands, seen, strict=True) if there)
+        return np.where(payload.mask, np.float32(0), payload.flux)[seen], bands
 
     def network_input(self, flux: Tensor, bands: Sequence[str]) -> tuple[Tensor, Tensor]:
         """flux (B, C, H, W) -> range-compressed channel slots (B, 9, H, W) and their presence (B, 9)."""
@@ -231,8 +260,10 @@ class ImageTokenizer(Tokenizer[Image]):
 
     def latents(self, slots: Tensor, present: Tensor) -> Tensor:
         """Channel slots -> latents (B, d, N) before quantization."""
-        x = self.model.encode(self.subsample_in.project(slots, present))
-        out: Tensor = self.pre_quant_proj(x)
+        return self._latents(self.subsample_in.project(slots, present))
+
+    def _latents(self, projected: Tensor) -> Tensor:
+        out: Tensor = self.pre_quant_proj(self.model.encode(projected.to(self.dtype)).float())
         return out.flatten(2)
 
     def reconstruct(self, quantized: Tensor) -> Tensor:
@@ -241,8 +272,18 @@ class ImageTokenizer(Tokenizer[Image]):
         return self.subsample_out.unproject(self.model.decode(x))
 
     def _encode(self, payload: Image) -> Tensor:
-        flux = torch.tensor(payload.flux, dtype=torch.float32, device=self.device)[None]
-        return self._quantizer.encode(self.latents(*self.network_input(flux, payload.bands)))
+        flux, bands = self.planes(payload)
+        projected = compress_and_project(
+            torch.tensor(flux, dtype=torch.float32, device=self.device),
+            torch.tensor([CLAMP[band] for band in bands], device=self.device),
+            HSC_SCALE if bands[0].startswith("HSC") else 1.0,
+            self.softening,
+            self.mult_factor,
+            torch.tensor([BANDS.index(band) for band in bands], device=self.device),
+            self.subsample_in.weight,
+            self.subsample_in.bias,
+        )
+        return self._quantizer.encode(self._latents(projected[None]))
 
     def _decode(self, tokens: Tensor, bands: Sequence[str] | None = None, **target: Any) -> Tensor:
         """(B, N) tokens -> flux (B, C, 96, 96) in the survey's unit, for `bands` (default: all of the row)."""

@@ -24,6 +24,7 @@ class FiniteScalarQuantizer(nn.Module):
     """Rounds each of d bounded latent numbers to `levels[i]` values; the first varies fastest in the code."""
 
     levels: Tensor
+
     def __init__(self, levels: Sequence[int], eps: float = 1e-3) -> None:
         super().__init__()
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int32))
@@ -105,9 +106,13 @@ class LinearQuantizer(nn.Module):
         """(...) numbers -> (...) codes: the number of grid values below x."""
         return torch.clamp(torch.bucketize(x, self.buckets), 0, self.vocab_size - 1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """(...) codes -> (...) grid values."""
-        return self.buckets[codes]
+    def decode(self, codes: Tensor, centre: bool = False) -> Tensor:
+        """(...) codes -> (...) grid values, or the centres of the cells that end there."""
+        return _of_cells(self.buckets, codes, centre)
+
+    def covers(self, x: Tensor) -> Tensor:
+        """(...) numbers -> (...) bool: not beyond the ends of the grid."""
+        return (self.buckets[0] <= x) & (x <= self.buckets[-1])
 
 
 class ReservoirQuantizer(nn.Module):
@@ -146,14 +151,25 @@ class ReservoirQuantizer(nn.Module):
         """(...) numbers -> (...) codes."""
         return torch.bucketize(self._compress(x), self._index_to_val[:-1])
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """(...) codes -> (...) numbers: the upper edge of the cell, as in AION-1."""
-        return SCALES[self.scale][1](self._index_to_val[codes])
+    def decode(self, codes: Tensor, centre: bool = False) -> Tensor:
+        """(...) codes -> (...) numbers: the upper edge of the cell, as in AION-1, or its centre on the scale."""
+        return SCALES[self.scale][1](_of_cells(self._index_to_val, codes, centre))
+
+    def covers(self, x: Tensor) -> Tensor:
+        """(...) numbers -> (...) bool: not beyond the ends of the codebook."""
+        x = self._compress(x)
+        return (self._index_to_val[0] <= x) & (x <= self._index_to_val[-1])
 
     def _compress(self, x: Tensor) -> Tensor:
         if self.scale == "log":
             x = torch.where(x <= self.floor, torch.tensor(self.floor, dtype=x.dtype), x)
         return SCALES[self.scale][0](x)
+
+
+def _of_cells(edges: Tensor, codes: Tensor, centre: bool) -> Tensor:
+    """Upper edges or centres of the cells (edge k - 1, edge k] of codes k; the lowest cell has no other edge."""
+    upper = edges[codes]
+    return (edges[(codes - 1).clamp(min=0)] + upper) / 2 if centre else upper
 
 
 SCALES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -190,9 +206,13 @@ class MultiReservoirQuantizer(nn.Module):
         """(B, K) numbers -> (B, K) codes."""
         return torch.stack([q.encode(x[:, k]) for k, q in enumerate(self.channels)], dim=1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, centre: bool = False) -> Tensor:
         """(B, K) codes -> (B, K) numbers."""
-        return torch.stack([q.decode(codes[:, k]) for k, q in enumerate(self.channels)], dim=1)
+        return torch.stack([q.decode(codes[:, k], centre) for k, q in enumerate(self.channels)], dim=1)
+
+    def covers(self, x: Tensor) -> Tensor:
+        """(B, K) numbers -> (B, K) bool: not beyond the ends of the codebook of their channel."""
+        return torch.stack([q.covers(x[:, k]) for k, q in enumerate(self.channels)], dim=1)
 
 
 class IdentityQuantizer(nn.Module):

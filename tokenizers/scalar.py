@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +12,11 @@ from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import Modality
 from albireo.observations.observation import Coefficients, Scalar
 from albireo.tokenizers.base import Tokenizer
+from albireo.tokenizers.preprocessing import ALBIREO_1
 from albireo.tokenizers.quantizers import SCALES, LinearQuantizer, MultiReservoirQuantizer, ReservoirQuantizer
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Tokenizers read float32: a larger number would become infinity."""
 
 LOG_KEYS = frozenset(
     {f"tok_flux_{band}" for band in ("g", "r", "i", "z", "w1", "w2", "w3", "w4", "g_gaia", "bp_gaia", "rp_gaia")}
@@ -31,8 +35,7 @@ class ScalarTokenizer(Tokenizer[Scalar]):
     grid = (1, 1)
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.row = row
+        super().__init__(row, config)
         size = int(config["codebook_size"])
         logarithmic = "min_log_value" in config
         if row.aion and logarithmic != (row.key in LOG_KEYS):
@@ -54,7 +57,7 @@ class ScalarTokenizer(Tokenizer[Scalar]):
         return self._quantizer.vocab_size
 
     def check(self, payload: Scalar) -> tuple[str, ...]:
-        if not math.isfinite(payload.value):
+        if not abs(payload.value) <= LARGEST:
             raise BadInput(
                 "not_finite", f"the value is {payload.value}", field=self.row.name, fix="leave the modality out"
             )
@@ -63,27 +66,26 @@ class ScalarTokenizer(Tokenizer[Scalar]):
                 "unit_unknown", f"the unit is {payload.unit!r}, the model reads {self.row.unit!r}", field=self.row.name
             )
         quantizer = self._quantizer
-        if isinstance(quantizer, LinearQuantizer):
-            inside = quantizer.range[0] <= payload.value <= quantizer.range[1]
-            return () if inside else (f"{self.row.key.removeprefix('tok_')}_token_saturated",)
-        if quantizer.scale == "log" and payload.value <= quantizer.floor:
+        if isinstance(quantizer, ReservoirQuantizer) and quantizer.scale == "log" and payload.value <= quantizer.floor:
             return (f"{self.row.key.removeprefix('tok_')}_below_floor",)
-        return ()
+        return () if quantizer.covers(self._number(payload)).all() else (_saturated(self.row),)
+
+    def _number(self, payload: Scalar) -> Tensor:
+        return torch.tensor([[payload.value]], dtype=torch.float32, device=self.device)
 
     def _encode(self, payload: Scalar) -> Tensor:
-        return self._quantizer.encode(torch.tensor([[payload.value]], dtype=torch.float32, device=self.device)).long()
+        return self._quantizer.encode(self._number(payload)).long()
 
     def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
-        """(B, 1) tokens -> (B, 1) values in the row's unit."""
-        return self._quantizer.decode(tokens)
+        """(B, 1) tokens -> (B, 1) values in the row's unit: by "aion-1" the largest that have the token."""
+        return self._quantizer.decode(tokens, centre=self.preprocessing == ALBIREO_1)
 
 
 class CoefficientsTokenizer(Tokenizer[Coefficients]):
     """K coefficients, K tokens: each has its own arcsinh-compressed reservoir."""
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.row = row
+        super().__init__(row, config)
         (scale,) = config["compression_fns"]
         if scale not in SCALES:
             raise BadCheckpoint("checkpoint_invalid", f"unknown compression {scale!r}", field=row.key)
@@ -102,19 +104,24 @@ class CoefficientsTokenizer(Tokenizer[Coefficients]):
         return self._quantizer.vocab_size
 
     def check(self, payload: Coefficients) -> tuple[str, ...]:
-        values = torch.as_tensor(payload.values.copy())
-        if values.shape != (self.n_tokens,):
-            raise BadInput(
-                "shape_mismatch", f"{tuple(values.shape)} coefficients, not ({self.n_tokens},)", field=self.row.name
-            )
-        if not torch.isfinite(values).all():
+        shape = payload.values.shape
+        if shape != (self.n_tokens,):
+            raise BadInput("shape_mismatch", f"{shape} coefficients, not ({self.n_tokens},)", field=self.row.name)
+        if not (np.abs(payload.values) <= LARGEST).all():
             raise BadInput("not_finite", "a coefficient is not finite", field=self.row.name)
-        return ()
+        return () if self._quantizer.covers(self._numbers(payload)).all() else (_saturated(self.row),)
+
+    def _numbers(self, payload: Coefficients) -> Tensor:
+        return torch.tensor(payload.values, dtype=torch.float32, device=self.device)[None]
 
     def _encode(self, payload: Coefficients) -> Tensor:
-        values = torch.tensor(payload.values, dtype=torch.float32, device=self.device)
-        return self._quantizer.encode(values[None]).long()
+        return self._quantizer.encode(self._numbers(payload)).long()
 
     def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
-        """(B, K) tokens -> (B, K) coefficients."""
-        return self._quantizer.decode(tokens)
+        """(B, K) tokens -> (B, K) coefficients: by "aion-1" the largest that have the token."""
+        return self._quantizer.decode(tokens, centre=self.preprocessing == ALBIREO_1)
+
+
+def _saturated(row: Modality) -> str:
+    """QA flag of a number beyond the ends of its codebook: it shares the token of the end."""
+    return f"{row.key.removeprefix('tok_')}_token_saturated"

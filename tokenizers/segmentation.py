@@ -95,8 +95,7 @@ class SegmentationTokenizer(Tokenizer[SegmentationMap]):
     decoder_parts = ("decode_proj.", "decoder.")
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.row = row
+        super().__init__(row, config)
         if config.get("variational"):
             raise ValueError("variational: two latents per number, of which the quantizer reads one")
         levels = config.get("levels", (8, 5, 5, 5))

@@ -21,10 +21,8 @@ from albireo.observations.modalities import Modality
 from albireo.observations.observation import Spectrum
 from albireo.tokenizers.base import Tokenizer
 from albireo.tokenizers.kernels import resample
+from albireo.tokenizers.preprocessing import AION_1, ALBIREO_1
 from albireo.tokenizers.quantizers import LinearQuantizer, LookupFreeQuantizer
-
-AION_1, ALBIREO_1 = "aion-1", "albireo-1"
-"""Preprocessing versions: AION-1's exactly, and the corrected one (see `SpectrumTokenizer.network_input`)."""
 
 NORM_FLOOR = 0.1
 PIECE = 65_536
@@ -32,6 +30,9 @@ PIECE = 65_536
 
 LOW_COVERAGE = 0.5
 """Below this fraction of the model's wavelength range a spectrum is flagged."""
+
+STANDS_OUT = 5.0
+"""A masked pixel this many sigma away from its good neighbours is flagged, where the preprocessing reads it."""
 
 
 class GlobalResponseNorm(nn.Module):
@@ -52,7 +53,11 @@ class GlobalResponseNorm(nn.Module):
         pieces = x.split(max(1, PIECE // x.shape[2]), dim=1)
         for piece in pieces:
             torch.ops.aten.gelu_(piece)
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        if x.dtype == torch.float32:  # codes follow its last digit: the library rounds as the package does
+            norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        else:
+            parts = [piece.square().sum(dim=1, keepdim=True, dtype=torch.float32) for piece in pieces]
+            norm = torch.stack(parts).sum(dim=0).sqrt().to(x.dtype)
         for piece in pieces:
             piece += self._contrast(piece, norm)
         return x
@@ -207,19 +212,16 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
     """Spectra to 1 + L / stride tokens: the normalisation first, then blue to red."""
 
     decoder_parts = ("decoder.", "post_quant_conv.")
+    encoder_parts = ("encoder",)
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.row = row
+        super().__init__(row, config)
         encoder_dims = config.get("encoder_dims", (96, 192, 384, 768))
         latent = int(config.get("latent_channels", 512))
         bits = int(config.get("dim", 10))
         size = int(config.get("codebook_size", 1024))
         if size != 2**bits or int(config.get("embedding_dim", 4)) != bits:
             raise BadCheckpoint("checkpoint_invalid", f"codebook_size {size} is not 2 ** {bits}", field=row.key)
-        self.preprocessing = config.get("preprocessing", AION_1)
-        if self.preprocessing not in (AION_1, ALBIREO_1):
-            raise BadCheckpoint("checkpoint_invalid", f"unknown preprocessing {self.preprocessing!r}", field=row.key)
         self.clip_ivar = config.get("clip_ivar", 100)
         self.clip_flux = config.get("clip_flux")
         self.input_scaling = float(config.get("input_scaling", 0.2))
@@ -237,6 +239,8 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         self.quant_conv = Merge(latent, bits, 1)
         self.post_quant_conv = Merge(bits, latent, 1)
         stride = 4 * 2 ** (len(encoder_dims) - 1)
+        if num_pixels % stride:
+            raise BadCheckpoint("checkpoint_invalid", f"{num_pixels} pixels are no multiple of {stride}", field=row.key)
         self.n_tokens = 1 + num_pixels // stride
         self.grid = (self.n_tokens, 1)
         self.vocab_size = size
@@ -265,7 +269,9 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         name, wavelength = self.row.name, payload.wavelength
         if not len(wavelength) == len(payload.flux) == len(payload.ivar) == len(payload.mask):
             raise BadInput("shape_mismatch", "wavelength, flux, ivar and mask differ in length", field=name)
-        if len(wavelength) < 2 or not np.isfinite(wavelength).all() or not (np.diff(wavelength) > 0).all():
+        # As the network reads them: in float32 neighbours closer than about 0.001 Angstrom become one.
+        steps = np.diff(wavelength.astype(np.float32))
+        if len(wavelength) < 2 or not np.isfinite(wavelength).all() or not (steps > 0).all():
             raise BadInput("wavelength_not_monotonic", "wavelengths do not increase everywhere", field=name)
         good = ~payload.mask
         if not (np.isfinite(payload.flux[good]).all() and np.isfinite(payload.ivar[good]).all()):
@@ -276,7 +282,17 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         if not inside.any():
             raise BadInput("no_coverage", f"no good pixel between {low:.0f} and {high:.0f} A", field=name)
         covered = min(high, wavelength[inside].max()) - max(low, wavelength[inside].min())
-        return ("low_coverage",) if covered < LOW_COVERAGE * (high - low) else ()
+        norm = float(payload.flux[good].sum(dtype=np.float64)) / (good.sum() + 1.0)
+        flags = {
+            "low_coverage": covered < LOW_COVERAGE * (high - low),
+            "blank_spectrum": not payload.flux[inside].any(),
+            "norm_floored": norm < NORM_FLOOR,
+            "norm_saturated": norm > 10 ** self.normalization_quantizer.range[1] - 1,
+            "no_inverse_variance": not (payload.ivar[inside] > 0).any(),
+            "negative_inverse_variance": bool((payload.ivar[good] < 0).any()),
+            "masked_pixels_used": self.preprocessing == AION_1 and _bad_pixels_stand_out(payload, low, high),
+        }
+        return tuple(flag for flag, raised in flags.items() if raised)
 
     def network_input(self, flux: Tensor, ivar: Tensor, mask: Tensor, wavelength: Tensor) -> tuple[Tensor, Tensor]:
         """All (B, n), mask True = bad -> (arcsinh-compressed flux and istd on the grid (B, 2, L), log norm (B,)).
@@ -287,9 +303,7 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         flux, ivar = torch.nan_to_num(flux), torch.nan_to_num(ivar)
         if self.clip_flux is not None:
             flux = torch.clamp(flux, -self.clip_flux, self.clip_flux)
-        if self.clip_ivar is not None:
-            ivar = torch.clamp(ivar, 0, self.clip_ivar)
-        istd = torch.sqrt(ivar)
+        istd = torch.sqrt(torch.clamp(ivar, 0, self.clip_ivar))
         norm = (flux * (1.0 - mask.float())).sum(-1) / (torch.count_nonzero(~mask, dim=-1) + 1.0)
         log_norm = torch.log10(torch.clamp(norm, NORM_FLOOR) + 1.0)
         log_norm = self.normalization_quantizer.decode(self.normalization_quantizer.encode(log_norm))
@@ -302,7 +316,7 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
 
     def latents(self, x: Tensor) -> Tensor:
         """(B, 2, L) -> latents (B, bits, N) before quantization."""
-        out: Tensor = self.quant_conv(self.pre_quant_norm(self.encoder(x.transpose(1, 2))))
+        out: Tensor = self.quant_conv(self.pre_quant_norm(self.encoder(x.transpose(1, 2).to(self.dtype)).float()))
         return out.transpose(1, 2)
 
     def reconstruct(self, quantized: Tensor) -> Tensor:
@@ -326,6 +340,22 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         if wavelength is not None:
             flux = self.latent_grid.to_observed(flux[:, None], wavelength)[:, 0]
         return (flux + 1.0) * _norm(self.normalization_quantizer.decode(tokens[:, 0]))
+
+
+def _bad_pixels_stand_out(spectrum: Spectrum, low: float, high: float) -> bool:
+    """Does a masked pixel between two wavelengths leave the line through its good neighbours, by `STANDS_OUT` sigma?
+
+    Sigma is that of the good pixels: 1.4826 times the median difference between one and the next, over sqrt(2).
+    """
+    wavelength, good = spectrum.wavelength, ~spectrum.mask
+    bad = spectrum.mask & (wavelength >= low) & (wavelength <= high)
+    if not bad.any():
+        return False
+    flux = np.nan_to_num(spectrum.flux.astype(np.float64))
+    jumps = np.abs(np.diff(flux[good]))
+    sigma = 1.4826 * float(np.median(jumps)) / np.sqrt(2) if jumps.size else 0.0
+    expected = np.interp(wavelength[bad], wavelength[good], flux[good])
+    return bool((np.abs(flux[bad] - expected) > STANDS_OUT * sigma).any())
 
 
 def _norm(log_norm: Tensor) -> Tensor:
