@@ -5,10 +5,12 @@
 #   PIP_INDEX_URL=URL            take everything from this package index
 #   FILES="a.fits b.csv"         observations of your own for `make demo`
 #   ALBIREO_TEST_DATA=FOLDER     real survey files for `make real`
+#   BENCH="--case image"         what `make bench` compares with the released package (default: everything, for hours)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 FILES ?=
+BENCH ?= --all
 ALBIREO_TEST_DATA ?= $(abspath ../shared/data)
 export ALBIREO_TEST_DATA
 
@@ -25,7 +27,7 @@ help:
 	@echo "make real    the tests on real survey files (ALBIREO_TEST_DATA=$(ALBIREO_TEST_DATA))"
 	@echo "make lint    formatter and linter, changing nothing; make fix applies them"
 	@echo "make types   the type checker"
-	@echo "make bench   what one object costs here"
+	@echo "make bench   what one object costs here, and all that beside the released package; hours, or BENCH=\"...\""
 	@echo "make docs    write the generated pages of docs/ again"
 	@echo "Next: make demo"
 
@@ -76,8 +78,10 @@ fix: $(STAMP)
 
 bench: $(STAMP)
 	@echo "== bench"
-	@$(BIN)/python benchmarks/objects.py
-	@echo "Measured. Next: note what changed, and on which machine, in docs/log.md"
+	@$(BIN)/python -m benchmarks.objects
+	@$(BIN)/python -m benchmarks.aion $(BENCH) --work .bench --out .bench/results.jsonl
+	@$(BIN)/python -m benchmarks.report .bench/results.jsonl
+	@echo "Measured. Next: python -m benchmarks.report .bench/results.jsonl --page docs/benchmarks.md"
 
 docs: $(STAMP)
 	@echo "== docs"

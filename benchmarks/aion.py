@@ -64,13 +64,15 @@ def tell(line: str) -> None:
     print(f"  {line}", file=sys.stderr, flush=True)
 
 
-def measure(name: str, options: Options, rounds: int, budget: float | None) -> Record:
-    """One case, timed: what goes into the results file, without memory."""
+def measure(
+    name: str, options: Options, rounds: int, budget: float | None = None, probe: Callable[[], float] = gemm_rate
+) -> Record:
+    """One case, timed: what goes into the results file, without memory. `probe` tells the machine's speed."""
     case = CASES[name](options)
     calls = {side: open_side() for side, open_side in case.sides.items()}
-    before = gemm_rate()
+    before = probe()
     taken = alternate(calls, rounds, budget, case.before, case.between, tell)
-    after = gemm_rate()
+    after = probe()
     ours = taken[OURS]
     done = len(ours)
     facts = case.facts(median(ours))
@@ -134,7 +136,7 @@ def describe(record: Mapping[str, Any]) -> str:
     if "gemm_share" in record:
         reached = f"{record['gflops']:.1f} of {record['gemm_gflops']:.1f} GFLOP/s ({record['compute']})"
         lines.append(f"  share of the GEMM rate of the block's own shapes: {record['gemm_share']:.1%}, {reached}")
-    if record.get("identical_tokens") is not None:
+    if "identical_tokens" in record:
         lines.append(f"  identical tokens: {record['identical_tokens']:.4%}; {record['codes']} different codes")
     return "\n".join([head, *lines])
 
@@ -164,7 +166,7 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("--all", action="store_true")
     what.add_argument("--list", action="store_true")
     what.add_argument("--sweep-pass-tokens", metavar="N,N,...", type=lambda text: [int(n) for n in text.split(",")])
-    parser.add_argument("--batch", type=int, choices=BATCHES, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="objects of a call; `--all` takes 1 and 8")
     parser.add_argument("--rounds", type=int, help=f"alternations; default {ROUNDS}, below that not quotable")
     parser.add_argument("--rival", choices=RIVALS, help="what the package computes in")
     parser.add_argument("--dtype", choices=torch_engine.DTYPES, help="what ours is kept in; default: all that are fast")
@@ -190,7 +192,7 @@ def plan(args: argparse.Namespace) -> list[tuple[str, int, str]]:
     ]
 
 
-def run(args: argparse.Namespace, work: Path) -> int:
+def run(args: argparse.Namespace, work: Path, probe: Callable[[], float] = gemm_rate) -> int:
     """Everything asked for; the exit code."""
     tell("making the checkpoint, unless it is there")
     work.mkdir(parents=True, exist_ok=True)
@@ -211,7 +213,7 @@ def run(args: argparse.Namespace, work: Path) -> int:
     for name, batch, dtype in plan(args):
         tell(f"{name}, batch {batch}, {dtype}")
         chosen = replace(options, batch=batch, dtype=dtype)
-        record = measure(name, chosen, rounds, args.budget_minutes and 60 * args.budget_minutes)
+        record = measure(name, chosen, rounds, args.budget_minutes and 60 * args.budget_minutes, probe)
         if not args.no_memory:
             given = ["--work", str(work), "--files", str(args.files), "--dtype", dtype, *["--quick"] * args.quick]
             record["memory"] = memory(name, chosen, list(record["seconds"]), given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 
@@ -12,8 +13,8 @@ from albireo.models.torch_engine import DTYPES, TorchEngine
 from albireo.models.transformer import TransformerConfig
 from benchmarks.measuring import seconds
 
-LEAST_FLOP = 1e9
-"""A rate is measured over at least this much work, or the clock would be what is measured."""
+LEAST_SECONDS = 0.02
+"""A rate is measured over at least this time, or the clock would be what is measured."""
 
 Passes = list[tuple[int, ...]]
 """Of each pass of the encoder: tokens of each object in it."""
@@ -73,17 +74,18 @@ class BlockGemm:
         widths = {k for k, _ in block_shapes(config)}
         self.inputs = {rows: {k: torch.randn(rows, k).to(self.dtype) for k in widths} for rows in self.counts}
         self.rates: list[float] = []
+        self.repeats: dict[int, int] = {}
         for rows in self.counts:
             self._run(rows)
+            self.repeats[rows] = max(1, ceil(LEAST_SECONDS / seconds(lambda rows=rows: self._run(rows))))  # type: ignore[misc]
 
     def measure(self) -> None:
         """Add one measurement of the rate in GFLOP/s to `rates`."""
         work = time = 0.0
         for rows, count in self.counts.items():
-            own = sum(2.0 * rows * weight.numel() for weight in self.weights)
-            repeats = max(1, round(LEAST_FLOP / own))
-            time += count * seconds(lambda rows=rows, repeats=repeats: self._run(rows, repeats)) / repeats  # type: ignore[misc]
-            work += count * own
+            repeats = self.repeats[rows]
+            time += count * seconds(lambda rows=rows, n=repeats: self._run(rows, n)) / repeats  # type: ignore[misc]
+            work += count * sum(2.0 * rows * weight.numel() for weight in self.weights)
         self.rates.append(work / time / 1e9)
 
     def _run(self, rows: int, repeats: int = 1) -> None:

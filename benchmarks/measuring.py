@@ -11,6 +11,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -54,8 +55,9 @@ def steady(before: float, after: float) -> bool:
     return abs(after / before - 1) <= STEADY
 
 
+@cache
 def bandwidth() -> float:
-    """GB/s of memory: a copy of 256 MiB, reads and writes counted, best of 5."""
+    """GB/s of memory: a copy of 256 MiB, reads and writes counted, best of 5; once in a process."""
     source = torch.ones(1 << 26)
     target = torch.empty_like(source)
     best = min(seconds(lambda: target.copy_(source)) for _ in range(5))

@@ -81,7 +81,7 @@ def table(records: Sequence[Record]) -> str:
     machines = list(dict.fromkeys(_machine(record) for record in records))
     lines = [HEAD, ["---"] * len(HEAD), *(row for record in records for row in rows(record))]
     grid = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    same = [r for r in records if r.get("identical_tokens") is not None and not r["void"]]
+    same = [r for r in records if "identical_tokens" in r and not r["void"]]
     shares = [f"{r['case']}, batch {r['batch']}: {r['identical_tokens']:.3%}" for r in same]
     tokens = f"\nTokens equal to the package's: {'; '.join(shares)}.\n" if shares else ""
     return "\n".join(machines) + "\n\n" + grid + tokens
