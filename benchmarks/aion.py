@@ -24,8 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from albireo.models import torch_engine
 from albireo.models.cpu import fast_bf16
+from albireo.models.engine import Tokens
+from albireo.models.torch_engine import DTYPES, PASS_TOKENS, TorchEngine
 from benchmarks.cases import ENCODER, OURS, TOKENIZER, Case, Options, draw_tokens, encoder_case, stream, tokenizer_case
 from benchmarks.checkpoints import BASE, QUICK, make
 from benchmarks.files import files_case
@@ -143,20 +144,20 @@ def describe(record: Mapping[str, Any]) -> str:
 
 def sweep(options: Options, budgets: Sequence[int], rounds: int) -> None:
     """Our time for 8 images and for the mixed stream, by the tokens that a pass may have."""
-    engine = torch_engine.TorchEngine.open(options.folder, dtype=options.dtype)
+    engine, usual = TorchEngine.open(options.folder, dtype=options.dtype), PASS_TOKENS["cpu"]
     for name, objects in {"image, batch 8": [ENCODER["image"]] * 8, "mixed": stream(options.stream)}.items():
         tokens = draw_tokens(options.folder, objects)
 
-        def call(budget: int, tokens: Any = tokens) -> None:
-            torch_engine.PASS_TOKENS["cpu"] = budget
+        def call(budget: int, tokens: list[Tokens] = tokens) -> None:
+            PASS_TOKENS["cpu"] = budget
             engine.embed(tokens)
 
-        sides = {str(n): lambda number, n=n, call=call: call(n) for n in budgets}  # type: ignore[misc]
-        taken = alternate(sides, rounds, progress=tell)
+        taken = alternate({str(n): lambda number, n=n, call=call: call(n) for n in budgets}, rounds, progress=tell)
         best = min(median(times) for times in taken.values())
         print(f"{name}: seconds by tokens of a pass")
         for budget, times in taken.items():
             print(f"  {budget:>7}  {median(times):9.4g} s   {median(times) / best:.3f} x the best", flush=True)
+    PASS_TOKENS["cpu"] = usual
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -169,7 +170,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=1, help="objects of a call; `--all` takes 1 and 8")
     parser.add_argument("--rounds", type=int, help=f"alternations; default {ROUNDS}, below that not quotable")
     parser.add_argument("--rival", choices=RIVALS, help="what the package computes in")
-    parser.add_argument("--dtype", choices=torch_engine.DTYPES, help="what ours is kept in; default: all that are fast")
+    parser.add_argument("--dtype", choices=DTYPES, help="what ours is kept in; default: all that are fast")
     parser.add_argument("--files", type=int, default=14, help="files in a round of the case `files`")
     parser.add_argument("--budget-minutes", type=float, help="of a case: rounds that would not fit are left out")
     parser.add_argument("--quick", action="store_true", help="a tiny shape and 3 rounds, to try the benchmark itself")

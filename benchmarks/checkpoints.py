@@ -27,7 +27,7 @@ from aion.codecs.scalar import LogScalarCodec
 from aion.codecs.spectrum import SpectrumCodec
 from aion.model import AION
 from huggingface_hub import PyTorchModelHubMixin
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from albireo.observations.observation import Image, Payload, Scalar, Spectrum
@@ -91,7 +91,7 @@ def save_codecs(folder: Path, shape: Shape) -> None:
     """Codecs of DOMAINS with drawn weights; their codes differ from object to object."""
     image = ImageCodec(quantizer_levels=[7, 5, 5, 5, 5], **shape.image).eval()
     spectrum = SpectrumCodec(embedding_dim=10, **shape.spectrum).eval()
-    sky = list(simulate(12, np.random.default_rng(SEED)))
+    sky = list(simulate(6, np.random.default_rng(SEED)))
     _liven(image, image.pre_quant_proj, IMAGE, [o.data[IMAGE] for o in sky])
     _liven(spectrum, spectrum.quant_conv, DESI, [o.data[DESI] for o in sky if DESI in o.data])
     image.save_pretrained(folder, CLASSES[IMAGE])
@@ -104,7 +104,7 @@ def save_codecs(folder: Path, shape: Shape) -> None:
 
 
 @torch.no_grad()
-def _liven(codec: Any, last: nn.Module, key: str, sample: Iterable[Payload]) -> None:
+def _liven(codec: Any, last: Any, key: str, sample: Iterable[Payload]) -> None:
     """Draw every weight (as initialised some gates are shut), then set the last layer before the quantizer so that
     each latent has mean 0 and deviation 1 over a sample: or all objects would have the same few codes."""
     for name, parameter in codec.named_parameters():
@@ -132,14 +132,14 @@ def their_codecs(folder: Path) -> dict[str, Codec]:
 
     The package finds `codecs/<name>/config.json` on a hub only, never in a folder: each codec is opened in its own.
     """
-    open_folder = PyTorchModelHubMixin.from_pretrained.__func__
+    inherited: Any = PyTorchModelHubMixin.from_pretrained
     classes = {CLASSES[key].name: MODALITY_CODEC_MAPPING[CLASSES[key]] for key in DOMAINS}
     with redirect_stdout(sys.stderr):
-        by_name = {name: open_folder(cls, folder / "codecs" / name) for name, cls in classes.items()}
+        by_name = {name: inherited.__func__(cls, folder / "codecs" / name) for name, cls in classes.items()}
     return {key: by_name[CLASSES[key].name].eval() for key in DOMAINS}
 
 
-def as_theirs(key: str, payloads: Iterable[Payload]) -> Any:
+def as_theirs(key: str, payloads: Iterable[Any]) -> Any:
     """Payloads of equal length as one batch of the package's modality class; arrays are copies."""
     given, kind = list(payloads), CLASSES[key]
 

@@ -33,8 +33,19 @@ def latest(lines: Iterable[str]) -> list[Record]:
     found: dict[tuple[object, ...], Record] = {}
     for line in lines:
         record = json.loads(line)
-        found[record["checkpoint"], record["case"], record["batch"], record["dtype"]] = record
+        found[record["checkpoint"], record.get("case"), record.get("batch"), record["dtype"]] = record
     return list(found.values())
+
+
+def large(record: Mapping[str, Any]) -> str:
+    """What `benchmarks.xlarge` found, in a sentence."""
+    load, first, embed = (_time(record[f"{what}_seconds"]) for what in ("load", "first_embed", "embed"))
+    return (
+        f"{record['checkpoint']}, {record['parameters_in_file'] / 1e9:.2f} billion parameters, kept as "
+        f"{record['dtype']}: open in {load}, {record['tokens']} tokens embedded in {embed} (the first time {first}); "
+        f"at most {record['peak_bytes'] / 2**30:.1f} GiB resident, {record['kept_bytes'] / 2**30:.2f} GiB of weights "
+        f"kept to embed, anonymous memory while loading {record['anonymous_over_kept']:.3f} of that.\n"
+    )
 
 
 def title(record: Mapping[str, Any]) -> str:
@@ -43,7 +54,8 @@ def title(record: Mapping[str, Any]) -> str:
     if record.get("compute", record["dtype"]) != record["dtype"]:
         weights += ", products in fp32"
     marks = "" if record["quotable"] else " **VOID**" if record["void"] else " (not quotable)"
-    return f"{record['case']}, {size}, {weights}{marks}"
+    shape = "" if record["checkpoint"].startswith("aion-base") else f", {record['checkpoint']}"
+    return f"{record['case']}, {size}, {weights}{shape}{marks}"
 
 
 def rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -77,14 +89,16 @@ def _size(memory: Mapping[str, int] | None) -> str:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Markdown: the machines, then a line for each comparison."""
+    """Markdown: the machines, a line for each comparison, and what is no comparison."""
     machines = list(dict.fromkeys(_machine(record) for record in records))
-    lines = [HEAD, ["---"] * len(HEAD), *(row for record in records for row in rows(record))]
+    compared = [record for record in records if "case" in record]
+    lines = [HEAD, ["---"] * len(HEAD), *(row for record in compared for row in rows(record))]
     grid = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    same = [r for r in records if "identical_tokens" in r and not r["void"]]
+    same = [r for r in compared if "identical_tokens" in r and not r["void"]]
     shares = [f"{r['case']}, batch {r['batch']}: {r['identical_tokens']:.3%}" for r in same]
     tokens = f"\nTokens equal to the package's: {'; '.join(shares)}.\n" if shares else ""
-    return "\n".join(machines) + "\n\n" + grid + tokens
+    others = "".join("\n" + large(record) for record in records if "case" not in record)
+    return "\n".join(machines) + "\n\n" + grid + tokens + others
 
 
 def _machine(record: Mapping[str, Any]) -> str:
@@ -92,7 +106,7 @@ def _machine(record: Mapping[str, Any]) -> str:
     flags = ", ".join(one["flags"]) or "no vector instructions that are told"
     return (
         f"{one['processor']}, {one['threads']} threads, {flags}, {one['memory_gib']} GiB, torch {one['torch']}, "
-        f"Python {one['python']}; weights {record['checkpoint']}, {record['rounds']} rounds or as stated."
+        f"Python {one['python']}.  "
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib import pyplot
 
+from albireo.models.torch_engine import PASS_TOKENS
 from benchmarks import aion
 from benchmarks.cases import ENCODER, GROUP, OURS, STREAM_KINDS, Options, _alike, draw_tokens, encoder_case, stream
 from benchmarks.files import KINDS, Rounds, files_case
@@ -161,6 +162,18 @@ def test_the_page_gets_table_and_picture(records: dict[str, dict[str, Any]], tmp
     pyplot.close("all")
 
 
+def test_what_is_no_comparison_is_a_sentence(records: dict[str, dict[str, Any]]) -> None:
+    record = {
+        "checkpoint": "aion-xlarge-random-fp32", "parameters_in_file": 3_100_000_000, "dtype": "bfloat16",
+        "tokens": 857, "load_seconds": 30.0, "first_embed_seconds": 20.0, "embed_seconds": 10.0, "kept_bytes": 3 << 30,
+        "peak_bytes": 15 << 30, "anonymous_over_kept": 1.05, "machine": records["image"]["machine"],
+    }  # fmt: skip
+    text = table(latest([json.dumps(records["image"]), json.dumps(record)]))
+    assert "3.10 billion parameters, kept as bfloat16: open in 30 s, 857 tokens embedded in 10 s" in text
+    assert "15.0 GiB resident, 3.00 GiB of weights kept to embed, anonymous memory while loading 1.050 of that." in text
+    assert text.count("| image, ") == 1
+
+
 def test_the_last_measurement_counts(records: dict[str, dict[str, Any]]) -> None:
     first = records["image"] | {"rounds": 1}
     other = records["image"] | {"batch": 8}
@@ -176,7 +189,9 @@ def test_peak_memory_of_each_side(options: Options) -> None:
 
 
 def test_the_sweep_tells_every_budget(options: Options, capsys: pytest.CaptureFixture[str]) -> None:
+    before = dict(PASS_TOKENS)
     aion.sweep(options, [300, 1200], rounds=1)
     out = capsys.readouterr().out
     assert out.count("    300  ") == out.count("   1200  ") == 2
     assert "1.000 x the best" in out
+    assert before == PASS_TOKENS
