@@ -53,11 +53,13 @@ class Numerics:
     dtype    what the weights are kept in: "float32" (exact) or "bfloat16"
     compute  what products are computed in
     device   "cpu", "cuda", ...
+    tokens   what the tokenizers' networks compute in: in "bfloat16" a few tokens in a hundred differ
     """
 
     dtype: str = "float32"
     compute: str = "float32"
     device: str = "cpu"
+    tokens: str = "float32"
 
 
 class Engine(Protocol):

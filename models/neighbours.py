@@ -78,7 +78,7 @@ def untrained(engine: TorchEngine, seed: int) -> TorchEngine:
     """The same network with the weights it had before the first step, behind the same tokenizers."""
     redshift = build(MODALITIES["tok_z"], mini.codec_config("tok_z"))
     bank = TokenizerBank({**engine.bank, "tok_z": redshift})
-    return TorchEngine(engine.checkpoint, engine.bank, pretrain.untrained(bank, seed), "cpu")
+    return TorchEngine(engine.checkpoint, engine.bank, pretrain.untrained(bank, seed))
 
 
 def embed(engine: TorchEngine, observations: Sequence[Observation]) -> Matrix:

@@ -48,32 +48,40 @@ class TorchEngine:
         checkpoint: Checkpoint,
         bank: TokenizerBank,
         transformer: Transformer,
-        device: str = "cpu",
-        dtype: str = "float32",
+        numerics: Numerics | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.bank = bank
         self.transformer = transformer.eval()
-        self.device = torch.device(device)
-        self.numerics = numerics_of(dtype, device, fast_bf16())
+        self.numerics = numerics or Numerics()
+        self.device = torch.device(self.numerics.device)
         self._lock = threading.RLock()
 
     @classmethod
     def open(
-        cls, folder: str | Path, device: str = "cpu", dtype: str = "float32", preprocessing: str | None = None
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        preprocessing: str | None = None,
+        tokens: str = "float32",
     ) -> TorchEngine:
         """Read a checkpoint folder: what embedding needs of it.
 
-        dtype          "float32" (exact) or "bfloat16", of the transformer; tokens are the same in either
+        dtype          "float32" (exact) or "bfloat16", of the transformer
         preprocessing  of the tokenizers, by name (tokenizers/preprocessing.py); default: the checkpoint's own
+        tokens         "float32" (exact) or "bfloat16", of the networks of the tokenizers
         """
-        if dtype not in DTYPES:
-            raise BadInput("option_invalid", f"dtype {dtype!r}", field="dtype", fix=f"one of {', '.join(DTYPES)}")
+        for name, value in (("dtype", dtype), ("tokens", tokens)):
+            if value not in DTYPES:
+                raise BadInput("option_invalid", f"{name} {value!r}", field=name, fix=f"one of {', '.join(DTYPES)}")
+        numerics = numerics_of(dtype, device, fast_bf16(), tokens)
         checkpoint = Checkpoint(folder, preprocessing)
         config = TransformerConfig.from_json(checkpoint.config)
         with torch.device("meta"):
             transformer = Transformer(config, checkpoint.inputs, checkpoint.outputs)
-        engine = cls(checkpoint, TokenizerBank.open(checkpoint, device), transformer, device, dtype)
+        bank = TokenizerBank.open(checkpoint, device, DTYPES[numerics.tokens])
+        engine = cls(checkpoint, bank, transformer, numerics)
         engine._read(decoder=False)
         transformer.freeze()
         return engine
@@ -286,10 +294,11 @@ class TorchEngine:
         return torch.from_numpy(flat.astype(np.int64, copy=False)).to(self.device)
 
 
-def numerics_of(dtype: str, device: str, fast: bool) -> Numerics:
-    """How a transformer kept in `dtype` computes; `fast` says whether the CPU has bfloat16 products."""
-    slow = dtype == "bfloat16" and device == "cpu" and not fast
-    return Numerics(dtype, "float32" if slow else dtype, device)
+def numerics_of(dtype: str, device: str, fast: bool, tokens: str = "float32") -> Numerics:
+    """How an engine computes that was asked for these types; `fast` says whether the CPU has bfloat16 products."""
+    if device == "cpu" and not fast:
+        return Numerics(dtype, "float32", device, "float32")
+    return Numerics(dtype, dtype, device, tokens)
 
 
 def use_threads(n: int | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -116,7 +116,13 @@ class Core:
             from albireo.models.torch_engine import TorchEngine, use_threads  # torch takes seconds to load
 
             use_threads(settings.threads)
-            return TorchEngine.open(settings.model_folder, settings.device, settings.dtype, settings.preprocessing)
+            return TorchEngine.open(
+                settings.model_folder,
+                settings.device,
+                settings.dtype,
+                settings.preprocessing,
+                settings.tokenizer_dtype,
+            )
 
         def collections() -> Collections:
             from albireo.index.collection import Collections  # only if searched or indexed
@@ -378,7 +384,7 @@ def _stored(outcome: Outcome, numerics: Numerics) -> StoredObject:
     assert outcome.embedding is not None
     observation = subject.observation
     metadata = plain(observation.metadata) | {"file": subject.file, "sha256": subject.sha256}
-    metadata["computed"] = f"{numerics.dtype} weights, {numerics.compute} products, {numerics.device}"
+    metadata["computed"] = asdict(numerics)
     if outcome.flags:
         metadata["qa_flags"] = list(outcome.flags)
     return StoredObject(

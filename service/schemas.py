@@ -183,6 +183,7 @@ class Envelope(Model):
     dtype: str = Field(description="what the model's weights are kept in; embeddings are float32 always")
     compute: str = Field(description="what the model's products are computed in")
     device: str
+    tokens: str = Field(description="what the networks of the tokenizers computed in")
     dim: int
     timings_ms: dict[str, float]
     usage: dict[str, int]

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
         description="what the transformer's weights are kept in, and computed in where the processor can: float32 is "
         "exact, bfloat16 half the memory",
     )
+    tokenizer_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="what the tokenizers' networks compute in, where the processor can: float32 gives AION-1's tokens, "
+        "bfloat16 a few in a hundred others",
+    )
     threads: int | None = Field(
         default=None, ge=1, description="threads of the network on a CPU; default: the cores granted to the process"
     )

@@ -98,6 +98,8 @@ def test_bfloat16_computes_as_the_processor_can() -> None:
     assert numerics_of("bfloat16", "cpu", fast=False) == Numerics("bfloat16", "float32", "cpu")
     assert numerics_of("bfloat16", "cuda:1", fast=False) == Numerics("bfloat16", "bfloat16", "cuda:1")
     assert numerics_of("float32", "cpu", fast=True) == Numerics("float32", "float32", "cpu")
+    assert numerics_of("float32", "cpu", True, "bfloat16") == Numerics("float32", "float32", "cpu", "bfloat16")
+    assert numerics_of("float32", "cpu", False, "bfloat16") == Numerics("float32", "float32", "cpu", "float32")
     assert TorchEngine.open(MINI, dtype="bfloat16").numerics == numerics_of("bfloat16", "cpu", fast_bf16())
 
 
