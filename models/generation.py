@@ -142,7 +142,7 @@ def generate(
     progress  is told how many rounds are done, of `len(rounds)` at most
     """
     sampling = sampling or Sampling()
-    spec = _spec(engine, target)
+    spec = target_spec(engine, target)
     codes = engine.n_codes(target)  # a row of the vocabulary beyond the codes stands for nothing
     states = [_Draw(one, target, spec, sampling, draw) for one in tokens for draw in range(sampling.draws)]
     for turn in range(max((len(state.filled) for state in states), default=0)):
@@ -216,7 +216,8 @@ def _others(tokens: Tokens, target: str) -> dict[str, NDArray[np.bool_]]:
     return {key: mask for key, mask in tokens.mask.items() if key != target}
 
 
-def _spec(engine: Engine, target: str) -> TokenSpec:
+def target_spec(engine: Engine, target: str) -> TokenSpec:
+    """Tokens of a modality that can be drawn; BadInput if it cannot."""
     spec = engine.outputs.get(target)
     if spec is None:
         raise BadInput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def draw_posteriors(predictions: Sequence[Prediction[Posterior]], path: Path, su
         for axes, one in zip(panels, predictions, strict=False):
             assert one.answer is not None
             _posterior(axes, one.answer, _stated(one))
-            axes.set_title(f"{_short(one)}\n{sources(one.modalities)}", fontsize=7.5, linespacing=1.35)
+            axes.set_title(f"{_short(one)}\n{_sources(one.modalities)}", fontsize=7.5, linespacing=1.35)
         _save(figure, path)
 
 
@@ -66,14 +66,14 @@ def _posterior(axes: Any, posterior: Posterior, stated: float | None) -> None:
     words = [(f"{posterior.quantile(0.5):.3f} (+{high - posterior.quantile(0.5):.3f} "
               f"-{posterior.quantile(0.5) - low:.3f})", NEIGHBOUR)]  # fmt: skip
     if stated is not None:
-        words.append((f"in the file: {stated:.4f}", QUERY))
+        words.append((f"in the file: {round(stated, 4) + 0.0:.4f}", QUERY))
     if probability[-1] >= EDGE:
         words.append((f"{probability[-1]:.0%} at {edges[-1]:g} or beyond", FAINT))
     if probability[0] >= EDGE:
-        words.append((f"{probability[0]:.0%} at {edges[0]:g}", FAINT))
+        words.append((f"{probability[0]:.0%} at {edges[0]:g} or below", FAINT))
     for line, (text, colour) in enumerate(words):
         axes.text(0.97, 0.95 - 0.1 * line, text, ha="right", va="top", fontsize=7, color=colour,
-                  transform=axes.transAxes)  # fmt: skip
+                  transform=axes.transAxes, bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
     axes.set_xlabel("redshift", fontsize=7)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -82,53 +82,72 @@ def _posterior(axes: Any, posterior: Posterior, stated: float | None) -> None:
 def draw_draws(predictions: Sequence[Prediction[Drawn]], path: Path, wanted: Wanted, engine: Engine) -> None:
     """The draws of each object: curves, pictures or a histogram, beside what its file has of the modality."""
     row = MODALITIES[wanted.target]
-    part = (
-        f", all but pixels {wanted.mask}" if wanted.mask else f", all but {wanted.keep} Å" if wanted.keep else ""
-    )  # fmt: skip
+    part = ""
+    if wanted.mask is not None:
+        part = ", pixels {}, {} to {}, {} filled in".format(*wanted.mask)
+    if wanted.keep is not None:
+        part = ", known from {:g} to {:g} Å".format(*wanted.keep)
     title, subtitle = f"Draws of {row.name}{part}", f"{engine.name}: samples of a model, no measurements"
     with mpl.rc_context(STYLE):
         if row.kind in ("image", "segmentation"):
             figure = _pictures(predictions, row, wanted, title, subtitle)
         else:
-            size, columns = ((7.5, 2.3), 1) if row.kind == "spectrum" else ((3.1, 2.3), 4)
+            size, columns = ((6.0, 2.2), 2) if row.kind == "spectrum" else ((3.1, 2.3), 4)
             count = len(predictions)
             figure, panels = _panels(count, min(columns, max(1, count)), size, title, subtitle)
-            paint = _CURVES[row.kind]
             for axes, one in zip(panels, predictions, strict=False):
                 assert one.answer is not None
-                paint(axes, one.answer, row, wanted, engine.wavelength(row.key))
-                axes.set_title(f"{_short(one)}   from {sources(one.modalities)}", fontsize=7.5)
+                if row.kind == "spectrum":
+                    _spectra(axes, one, wanted, engine.wavelength(row.key))
+                elif row.kind == "coefficients":
+                    _coefficients(axes, one.answer, row)
+                else:
+                    _histogram(axes, one.answer, row)
+                axes.set_title(f"{_short(one)}\nfrom {_sources(one.modalities)}", fontsize=7.5, linespacing=1.35)
         _save(figure, path)
 
 
-def _spectra(axes: Any, drawn: Drawn, row: Modality, wanted: Wanted, wavelength: NDArray[np.float32]) -> None:
-    """Each draw thin, their median thick, the file's spectrum behind; what stayed known is shaded."""
+def _spectra(axes: Any, one: Prediction[Drawn], wanted: Wanted, wavelength: NDArray[np.float32]) -> None:
+    """Each draw thin, their median thick, a spectrum of the file behind; what stayed known is shaded."""
+    assert one.answer is not None
     x = _binned(wavelength)
-    curves = np.stack([_binned(flux) for flux in drawn.values])
-    seen = [curves]
-    if isinstance(drawn.given, Spectrum):
-        given = drawn.given
-        good = ~given.mask & (given.ivar > 0) & np.isfinite(given.flux)
-        inside = (given.wavelength >= wavelength[0]) & (given.wavelength <= wavelength[-1])
-        flux = _binned(np.where(good & inside, given.flux, np.nan))
-        axes.plot(_binned(given.wavelength), flux, color=QUERY, lw=0.8, label="in the file", zorder=1)
-        seen.append(flux[None])
+    curves = np.stack([_binned(flux) for flux in one.answer.values])
+    middle = np.median(curves, axis=0)
+    seen = [middle]
+    key, known = _known_spectrum(one, wanted.target)
+    if known is not None:
+        good = ~known.mask & (known.ivar > 0) & np.isfinite(known.flux)
+        inside = (known.wavelength >= wavelength[0]) & (known.wavelength <= wavelength[-1])
+        flux = _binned(np.where(good & inside, known.flux, np.nan))
+        axes.plot(_binned(known.wavelength), flux, color=QUERY, lw=0.8, label=f"{MODALITIES[key].name} in the file")
+        seen.append(flux)
+    else:
+        seen += list(np.percentile(curves, [16, 84], axis=0))
     for number, curve in enumerate(curves):
         axes.plot(x, curve, color=NEIGHBOUR, lw=0.5, alpha=0.35, label="draws" if number == 0 else None)
-    axes.plot(x, np.median(curves, axis=0), color=NEIGHBOUR, lw=1.1, label="their median")
+    axes.plot(x, middle, color=NEIGHBOUR, lw=1.1, label="their median")
     if wanted.keep is not None:
         axes.axvspan(*wanted.keep, color=FAINT, alpha=0.18, lw=0, label="stayed known")
+    # A draw of another brightness must not flatten the rest: it may leave the panel.
     limits = [np.nanpercentile(flux, [0.5, 99.5]) for flux in seen if np.isfinite(flux).any()]
     low, high = min(pair[0] for pair in limits), max(pair[1] for pair in limits)
     margin = 0.15 * max(high - low, 1e-9)
-    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(low - margin, high + 2 * margin)
     axes.set_xlim(wavelength[0], wavelength[-1])
     axes.set_xlabel("wavelength in vacuum (Å)", fontsize=7)
-    axes.set_ylabel(f"flux ({row.unit.replace('Angstrom', 'Å')})", fontsize=6)
+    axes.set_ylabel(f"flux ({MODALITIES[wanted.target].unit.replace('Angstrom', 'Å')})", fontsize=6)
     axes.legend(fontsize=6, frameon=False, ncols=4, loc="upper right")
 
 
-def _coefficients(axes: Any, drawn: Drawn, row: Modality, wanted: Wanted, wavelength: NDArray[np.float32]) -> None:
+def _known_spectrum(one: Prediction[Drawn], target: str) -> tuple[str, Spectrum | None]:
+    """What the files have of the target, else another spectrum that the draws rest on."""
+    assert one.answer is not None
+    observation = one.outcome.subject.observation
+    there = {target: one.answer.given} | dict(observation.data if observation else {})
+    return next(((key, spectrum) for key, spectrum in there.items() if isinstance(spectrum, Spectrum)), (target, None))
+
+
+def _coefficients(axes: Any, drawn: Drawn, row: Modality) -> None:
     for values in drawn.values:
         axes.plot(values, color=NEIGHBOUR, lw=0.6, alpha=0.4)
     if isinstance(drawn.given, Coefficients):
@@ -138,7 +157,7 @@ def _coefficients(axes: Any, drawn: Drawn, row: Modality, wanted: Wanted, wavele
     axes.set_ylabel(row.unit, fontsize=6)
 
 
-def _histogram(axes: Any, drawn: Drawn, row: Modality, wanted: Wanted, wavelength: NDArray[np.float32]) -> None:
+def _histogram(axes: Any, drawn: Drawn, row: Modality) -> None:
     values = drawn.values.ravel()
     axes.hist(values, bins=min(30, max(5, len(values) // 3)), color=NEIGHBOUR, alpha=0.7)
     if isinstance(drawn.given, Scalar):
@@ -147,13 +166,6 @@ def _histogram(axes: Any, drawn: Drawn, row: Modality, wanted: Wanted, wavelengt
     axes.set_xlabel(f"{row.name} ({row.unit})" if row.unit else row.name, fontsize=7)
     axes.set_ylabel("draws", fontsize=7)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-
-
-_CURVES: dict[str, Callable[..., None]] = {
-    "spectrum": _spectra,
-    "coefficients": _coefficients,
-    "scalar": _histogram,
-}
 
 
 def _pictures(
@@ -240,7 +252,7 @@ def _stated(one: Prediction[Any]) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def sources(names: Sequence[str], most: int = 2) -> str:
+def _sources(names: Sequence[str], most: int = 2) -> str:
     """ "image.hsc, spectrum.sdss and 8 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

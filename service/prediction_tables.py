@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from albireo.models.engine import Engine
-from albireo.models.generation import Sampling
+from albireo.models.generation import Sampling, target_spec
 from albireo.models.redshift import Posterior, cell_edges
 from albireo.observations.modalities import MODALITIES
 from albireo.service.embedding_table import TableWriter, about_object
@@ -114,7 +114,7 @@ def _computed_by(engine: Engine) -> dict[str, str]:
 def _drawn_what(engine: Engine, wanted: Wanted) -> dict[str, str]:
     """The modality, its unit, the shape of `values` and what runs along it, and what stayed known."""
     row = MODALITIES[wanted.target]
-    (values,) = engine.values(row.key, np.zeros((1, engine.outputs[row.key].n_tokens), np.int64))
+    (values,) = engine.values(row.key, np.zeros((1, target_spec(engine, row.key).n_tokens), np.int64))
     # Decimals of single precision: 3500.8, not 3500.800048828125.
     wavelength = [float(str(w)) for w in engine.wavelength(row.key)]
     facts: dict[str, Any] = {

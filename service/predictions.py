@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models.engine import Engine, Tokens
-from albireo.models.generation import Sampling
+from albireo.models.generation import Sampling, target_spec
 from albireo.models.generation import generate as draw
 from albireo.models.redshift import Posterior, cell_edges, redshift_posterior
 from albireo.observations.errors import AlbireoError, BadInput
@@ -154,7 +154,7 @@ def generate(
     progress: Callable[[int], None],
 ) -> list[Prediction[Drawn]]:
     """Draws for each object, from what may be known of it and is among `inputs`."""
-    draw(engine, [], wanted.target)  # A target that cannot be drawn is told at once, not object by object.
+    target_spec(engine, wanted.target)  # A target that cannot be drawn is told at once, not object by object.
     dropped = wanted.dropped(engine)
     size = max(1, AT_ONCE // sampling.draws)
     out: list[Prediction[Drawn]] = []

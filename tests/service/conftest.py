@@ -31,7 +31,8 @@ class ToyEngine:
     """An Engine whose vectors are drawn from hashes of the numbers.
 
     `shift` turns its answers wrong, `crash` makes it fail, a closed `gate` makes it hang.
-    It reads Legacy Survey images, SDSS spectra and g, r fluxes, and refuses fluxes over 1e6.
+    It reads Legacy Survey images, SDSS spectra and g, r fluxes, and refuses fluxes over 1e6. It predicts images, SDSS
+    spectra, r fluxes and redshifts: logits from hashes of what is given, numbers that are the tokens themselves.
     """
 
     name = "toy"
@@ -44,7 +45,15 @@ class ToyEngine:
         "tok_flux_r": TokenSpec(1, 1000),
     }
 
+    outputs: Mapping[str, TokenSpec] = {
+        "tok_image": TokenSpec(4, 1000),
+        "tok_spectrum_sdss": TokenSpec(3, 1000),
+        "tok_flux_r": TokenSpec(1, 1000),
+        "tok_z": TokenSpec(1, 17),
+    }
+
     def __init__(self) -> None:
+        self.given: list[Tokens] = []
         self.shift = 0.0
         self.crash = False
         self.gate = threading.Event()
@@ -87,6 +96,60 @@ class ToyEngine:
             names = tuple(per_token)
             values = np.concatenate(list(per_token.values())).mean(axis=0)
         return Embedding(pooling, (values + self.shift).astype(np.float32), names, tokens.n_tokens)
+
+    def logits(
+        self,
+        tokens: Sequence[Tokens],
+        targets: Sequence[str] | Sequence[Mapping[str, np.ndarray]],
+        attention: str | None = None,
+    ) -> list[dict[str, np.ndarray]]:
+        """Of the hash of what is given and not masked; `given` keeps it."""
+        self.given += tokens
+        asked = [t if isinstance(t, Mapping) else {t: np.arange(self.outputs[t].n_tokens)} for t in targets]
+        asked = asked if len(asked) == len(tokens) else asked * len(tokens)
+        out = []
+        for one, wanted in zip(tokens, asked, strict=True):
+            digest = hashlib.sha256()
+            for key in sorted(one.ids):
+                keep = ~one.mask[key] if key in one.mask else np.ones(len(one.ids[key]), bool)
+                digest.update(key.encode() + one.ids[key][keep].astype("<i8").tobytes())
+            seed = int.from_bytes(digest.digest()[:8], "big")
+            out.append(
+                {
+                    key: np.stack(
+                        [
+                            np.random.default_rng([seed, i]).normal(size=self.outputs[key].vocab_size)
+                            for i in at.tolist()
+                        ]
+                    ).astype(np.float32)
+                    for key, at in wanted.items()
+                }
+            )
+        return out
+
+    def values(self, key: str, ids: np.ndarray, **target: object) -> np.ndarray:
+        if key == "tok_z":
+            return (ids / 15).astype(np.float32)
+        if key == "tok_image":
+            pixels = np.kron(ids.reshape(-1, 1, 2, 2), np.ones((1, 4, 48, 48)))
+            return pixels.astype(np.float32)
+        return (
+            ids[:, 1:].repeat(10, axis=1).astype(np.float32) if key == "tok_spectrum_sdss" else ids.astype(np.float32)
+        )
+
+    def n_codes(self, key: str) -> int:
+        return 16 if key == "tok_z" else 1000
+
+    def wavelength(self, key: str) -> np.ndarray:
+        return np.linspace(4000, 6000, 20, dtype=np.float32) if key == "tok_spectrum_sdss" else np.zeros(0, np.float32)
+
+    def positions(self, key: str, region: Sequence[float]) -> np.ndarray:
+        """Quarters of an image of 96 pixels; two halves of a spectrum from 4000 to 6000 A, after its normalisation."""
+        if key == "tok_image":
+            x0, y0, x1, y1 = region
+            return np.array([y0 < y + 48 and y1 > y and x0 < x + 48 and x1 > x for y in (0, 48) for x in (0, 48)])
+        low, high = region
+        return np.array([False, low < 5000 and high > 4000, low < 6000 and high > 5000])
 
 
 def _numbers(payload: Payload) -> np.ndarray:

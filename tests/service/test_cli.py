@@ -64,6 +64,8 @@ def test_help_answers_at_once() -> None:
         "serve",
         "demo",
         "index add",
+        "predict redshift",
+        "generate",
         "models pull",
         "models ls",
         "models show",
@@ -77,7 +79,7 @@ def test_every_command_teaches(run: Run, name: str) -> None:
     assert "--json" in text
 
 
-@pytest.mark.parametrize("name", ["validate", "embed", "search", "index add"])
+@pytest.mark.parametrize("name", ["validate", "embed", "search", "index add", "predict redshift", "generate"])
 def test_reading_flags_are_shared(run: Run, name: str) -> None:
     text = run(*name.split(), "--help").output
     flags = "--at --positions --resample --survey --release --bands --pixel-scale --unit --zero-point --medium --frame"
