@@ -6,8 +6,8 @@ from typing import Any
 
 from albireo.models.transformer import WITHIN
 from albireo.observations.modalities import MODALITIES
+from albireo.tokenizers.preprocessing import ALBIREO_1
 from albireo.tokenizers.scalar import LOG_KEYS
-from albireo.tokenizers.spectrum import ALBIREO_1
 
 INPUTS = tuple(
     key
