@@ -19,12 +19,14 @@ STAMP := .venv/.installed
 FOLDERS := observations tokenizers models index service
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real lint types fix bench docs
+.PHONY: help demo test real parity lint types fix bench docs
 
 help:
 	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
 	@echo "make test    the tests"
 	@echo "make real    the tests on real survey files (ALBIREO_TEST_DATA=$(ALBIREO_TEST_DATA))"
+	@echo "make parity  tokens, states and logits beside polymathic-aion: every token key, 1,000 objects each, networks of"
+	@echo "             AION-1's size; about half an hour on two cores"
 	@echo "make lint    formatter and linter, changing nothing; make fix applies them"
 	@echo "make types   the type checker"
 	@echo "make bench   what one object costs here, and all that beside the released package; hours, or BENCH=\"...\""
@@ -57,6 +59,11 @@ real: $(STAMP)
 		{ echo "There is no $(ALBIREO_TEST_DATA). Name the folder: make real ALBIREO_TEST_DATA=FOLDER"; exit 1; }
 	@$(BIN)/python -m pytest -m "real and not slow"
 	@echo "Real files are read as they should be. Next: make demo FILES=\"...\" with files of your own."
+
+parity: $(STAMP)
+	@echo "== parity with polymathic-aion (about half an hour on two cores)"
+	@$(BIN)/python -m pytest tests/parity -v -m "slow or not slow"
+	@echo "The numbers are those of polymathic-aion. Next: make bench for what they cost."
 
 lint: $(STAMP)
 	@echo "== lint"
