@@ -23,6 +23,7 @@ from albireo.models.engine import Tokens
 from albireo.models.torch_engine import DTYPES, TorchEngine
 from albireo.observations.observation import Payload
 from albireo.observations.sky import simulate
+from albireo.tokenizers.bank import TokenizerBank
 from albireo.tokenizers.checkpoint import Checkpoint
 from benchmarks.checkpoints import DESI, IMAGE, PHOTOMETRY, as_theirs, their_codecs, their_model
 from benchmarks.cost import BlockGemm, flop, passes_of, traffic
@@ -50,7 +51,7 @@ class Options:
     """How cases are run.
 
     folder  the checkpoint
-    dtype   what our transformer is kept in
+    dtype   what our transformer is kept in; what our tokenizers compute in where they are the case
     rivals  what the package's transformer is kept and computed in
     batch   objects of a call, where the case has no number of its own
     stream  objects of the mixed stream
@@ -181,14 +182,14 @@ def _encode(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def tokenizer_case(name: str, options: Options) -> Case:
-    """One of TOKENIZER, on payloads of the simulated sky."""
+    """One of TOKENIZER, on the simulated sky; in bfloat16 it is our reduced mode beside the package's float32."""
     key = TOKENIZER[name]
     sky = simulate(8 * options.batch + 8, np.random.default_rng(2))
     payloads: list[Payload] = [o.data[key] for o in sky if key in o.data][: options.batch]
     answers: dict[str, Tensor] = {}
 
     def ours() -> Call:
-        bank = TorchEngine.open(options.folder).bank
+        bank = TokenizerBank.open(Checkpoint(options.folder), dtype=DTYPES[options.dtype])
         return lambda number: answers.update(ours=bank[key].encode(payloads))
 
     def theirs() -> Call:
@@ -203,6 +204,7 @@ def tokenizer_case(name: str, options: Options) -> Case:
 
     def known(seconds: float) -> dict[str, Any]:
         same = (answers["ours"] == answers["theirs"]).double().mean().item()
-        return {"dtype": "float32", "identical_tokens": same, "codes": len(answers["ours"].unique())}
+        codes = len(answers["ours"].unique())
+        return {"dtype": options.dtype, "compute": options.dtype, "identical_tokens": same, "codes": codes}
 
     return Case(options.batch, {OURS: ours, "package fp32": theirs}, facts=known)

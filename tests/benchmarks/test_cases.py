@@ -74,6 +74,13 @@ def test_tokens_are_the_packages(records: dict[str, dict[str, Any]]) -> None:
         assert records[name]["codes"] > 10
 
 
+def test_the_reduced_mode_of_the_tokenizers(options: Options) -> None:
+    """Measured when it is asked for: nearly the same tokens as the package's in float32."""
+    record = aion.measure("image-tokenizer", replace(options, dtype="bfloat16"), rounds=1, probe=STEADY)
+    assert record["dtype"] == record["compute"] == "bfloat16"
+    assert 0.8 < record["identical_tokens"] < 1.0
+
+
 @pytest.mark.parametrize("name", ENCODER)
 def test_both_sides_embed_the_same(options: Options, name: str) -> None:
     case = encoder_case(name, options)
