@@ -62,9 +62,17 @@ class TransformerConfig:
 class Linear(nn.Linear):
     """A linear layer whose weights may be kept in a shorter type than it computes in (see models/cpu.py)."""
 
+    bias: nn.Parameter | None  # type: ignore[assignment]
+
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)
+
+    def onto(self, residual: Tensor, input: Tensor) -> Tensor:
+        """residual + the outputs. Where no gradient is recorded the product is added in place: residual is consumed."""
+        if torch.is_grad_enabled() or self.bias is not None:
+            return torch.add(residual, self(input))
+        return torch.addmm(residual, input, self.weight.to(input.dtype).t(), out=residual)
 
     def parts(self, input: Tensor, n: int) -> list[Tensor]:
         """The outputs in n equal parts, each a contiguous tensor of its own."""
@@ -95,7 +103,7 @@ class Norm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, queries and keys normalised per head if configured."""
+    """Multi-head self-attention, queries and keys normalised per head if configured; `proj` is left to the caller."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -107,17 +115,17 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """x (T, D) -> (T, D), attending inside each sequence."""
         q, k, v = self.qkv.parts(x, 3)
-        out: Tensor = self.proj(attend(*_normed(self, q, k), v, self.heads, lengths, lengths))
-        return out
+        return attend(*_normed(self, q, k), v, self.heads, lengths, lengths)
 
     def uniform(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Every position gets the mean value over its sequence: softmax over scores that are all excluded."""
         _, _, v = self.qkv.parts(x, 3)
-        out: Tensor = self.proj(mean_of(v, lengths))
-        return out
+        return mean_of(v, lengths)
 
 
 class CrossAttention(nn.Module):
+    """The same over another sequence; `proj` is left to the caller."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
@@ -130,8 +138,7 @@ class CrossAttention(nn.Module):
         """x (T, D), context (S, D) -> (T, D): each sequence of x attends to the sequence of context of its object."""
         q = self.q(x)
         k, v = self.kv.parts(context, 2)
-        out: Tensor = self.proj(attend(*_normed(self, q, k), v, self.heads, lengths, context_lengths))
-        return out
+        return attend(*_normed(self, q, k), v, self.heads, lengths, context_lengths)
 
 
 def _add_qk_norm(module: nn.Module, config: TransformerConfig) -> None:
@@ -147,7 +154,10 @@ def _normed(module: nn.Module, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Mlp(nn.Module):
-    """Feed-forward layer: plain, or gated at two thirds of the hidden width (SwiGLU if the activation is SiLU)."""
+    """Feed-forward layer: plain, or gated at two thirds of the hidden width (SwiGLU if the activation is SiLU).
+
+    Gives the hidden layer; `fc2` is left to the caller.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -168,7 +178,7 @@ class Mlp(nn.Module):
             hidden = swiglu(hidden, self.fc3(x))
         else:
             hidden = self.act(hidden) * self.fc3(x)
-        out: Tensor = self.fc2(hidden)
+        out: Tensor = hidden
         return out
 
 
@@ -181,9 +191,9 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        x = x + self.attn(self.norm1(x), lengths)
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        """x (T, D) -> (T, D); x is consumed where no gradient is recorded."""
+        x = self.attn.proj.onto(x, self.attn(self.norm1(x), lengths))
+        return self.mlp.fc2.onto(x, self.mlp(self.norm2(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -200,15 +210,17 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, queries: Queries, context_lengths: Sequence[int], uniform: bool
     ) -> Tensor:
+        """x (Q, D) -> (Q, D); x is consumed where no gradient is recorded, the context is not."""
         normed = self.norm1(x)
-        x = x + (
+        heard = (
             self.self_attn.uniform(normed, queries.lengths)
             if uniform
             else self.self_attn(normed, queries.lengths_per_modality)
         )
-        x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), queries.lengths, context_lengths)
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        x = self.self_attn.proj.onto(x, heard)
+        seen = self.cross_attn(self.query_norm(x), self.context_norm(context), queries.lengths, context_lengths)
+        x = self.cross_attn.proj.onto(x, seen)
+        return self.mlp.fc2.onto(x, self.mlp(self.norm2(x)))
 
 
 @dataclass(frozen=True)
