@@ -42,7 +42,11 @@ CATALOG_ROWS = 20
 
 def as_theirs(key: str, payload: Payload) -> Any:
     """The payload as a batch of one of the package's modality class; arrays are copies."""
-    kind, one = CLASSES[key], lambda array: torch.tensor(np.asarray(array, np.float32))[None]
+    kind = CLASSES[key]
+
+    def one(values: object) -> Tensor:
+        return torch.tensor(np.asarray(values, np.float32))[None]
+
     if isinstance(payload, Image):
         return kind(flux=one(payload.flux), bands=list(payload.bands))
     if isinstance(payload, Spectrum):
@@ -108,26 +112,27 @@ def decode_hsc(codec: Any, tokens: Tensor, bands: Sequence[str]) -> np.ndarray:
 
 @torch.no_grad()
 def distance(codec: Any, key: str, payload: Payload) -> np.ndarray:
-    """How far (n,) each token's pre-quantisation value is from the nearest boundary of its code, in the value's unit:
-    FSQ levels, signed latents, or the (compressed) number."""
+    """How far (n,) each token's pre-quantisation value is from the nearest boundary of its code: of an FSQ level, of
+    a sign, or of a cell of a codebook, (compressed) numbers in their unit. What is never near one is infinitely far."""
     given, quantizer = as_theirs(key, payload), codec.quantizer
     if isinstance(codec, ImageCodec | ScalarFieldCodec):
         bounded = quantizer._bound(codec._encode(given).movedim(1, -1))
-        return ((bounded - bounded.floor()) - 0.5).abs().amin(dim=-1)[0].numpy()
+        return (bounded - bounded.floor() - 0.5).abs().amin(dim=-1)[0].numpy()
     if isinstance(codec, SpectrumCodec):
         latents, _ = codec._encode(given)
-        return np.concatenate([[np.inf], latents.abs().amin(dim=1)[0].numpy()])
-    if isinstance(codec, CatalogCodec):
-        shapes = list(quantizer.quantizers.values())[2:]
-        rows = [
-            [np.inf, np.inf, *(float((v - q.codebook).abs().min()) for v, q in zip(row, shapes, strict=True))]
-            for row in zip(*(torch.from_numpy(c) for c in (payload.e1, payload.e2, payload.r)), strict=True)
-        ]
-        return np.array(rows).reshape(-1)
+        return np.append(np.inf, latents.abs().amin(dim=1)[0].numpy())
+    if isinstance(payload, Catalog):
+        shapes = zip(list(quantizer.quantizers.values())[2:], (payload.e1, payload.e2, payload.r), strict=True)
+        columns = [_from_cells(torch.from_numpy(column), part.codebook) for part, column in shapes]
+        never = np.full(payload.n_objects, np.inf)
+        return np.stack([never, never, *columns], axis=1).reshape(-1)
     if isinstance(codec, MultiScalarCodec):
-        pairs = [(q.compress(given.value[0, k]), q.codebook) for k, q in enumerate(quantizer.quantizers)]
-    elif isinstance(codec, LogScalarCodec):
-        pairs = [(quantizer._log_and_apply_min(given.value), quantizer.codebook)]
-    else:
-        pairs = [(given.value, quantizer.codebook)]
-    return np.array([(value - codebook).abs().min().item() for value, codebook in pairs])
+        parts = [_from_cells(q.compress(given.value[:, k]), q.codebook) for k, q in enumerate(quantizer.quantizers)]
+        return np.concatenate(parts)
+    value = quantizer._log_and_apply_min(given.value) if isinstance(codec, LogScalarCodec) else given.value
+    return _from_cells(value, quantizer.codebook)
+
+
+def _from_cells(values: Tensor, codebook: Tensor) -> np.ndarray:
+    """Distance (n,) of values (n,) from the nearest edge of a codebook's cells."""
+    return (values[:, None] - codebook).abs().amin(dim=1).numpy()

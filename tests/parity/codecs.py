@@ -29,14 +29,14 @@ from tests.parity.objects import catalog_shapes, coefficient_values, ordinary, s
 RESERVOIR = 20_000
 """Numbers on which the quantizer of a scalar is fitted."""
 
-SMALL = {
+SMALL: dict[type[Codec], dict[str, Any]] = {
     ImageCodec: {"hidden_dims": 32, "num_consecutive": 1},
     SpectrumCodec: {"encoder_dims": (8, 16, 24, 32), "decoder_dims": (24, 16, 8, 2), "latent_channels": 32},
     ScalarFieldCodec: {"encoder_output_dim": 32, "res_hidden_dims": 16},
 }
 """Codec class -> sizes of its networks."""
 
-AION_SIZE = {
+AION_SIZE: dict[type[Codec], dict[str, Any]] = {
     ImageCodec: {},
     ScalarFieldCodec: {"encoder_output_dim": 512},
     SpectrumCodec: {"encoder_dims": (96, 192, 384, 512), "decoder_dims": (384, 192, 96, 2)},
@@ -163,7 +163,7 @@ def encode_samples(codec: Codec, keys: Sequence[str], rng: np.random.Generator) 
 
 
 @torch.no_grad()
-def spread(projection: nn.Module, run: Callable[[], None], std: float, generator: torch.Generator) -> None:
+def spread(projection: Any, run: Callable[[], None], std: float, generator: torch.Generator) -> None:
     """Set a 1 x 1 convolution so that its outputs over all that `run` sends through it are uncorrelated, of
     standard deviation `std` and median 0: a random rotation of the leading principal components of its input."""
     seen: list[Tensor] = []
@@ -181,7 +181,7 @@ def spread(projection: nn.Module, run: Callable[[], None], std: float, generator
 
 
 @torch.no_grad()
-def rescale(module: nn.Module, run: Callable[[], object], std: float) -> None:
+def rescale(module: Any, run: Callable[[], object], std: float) -> None:
     """Scale weight and bias so that the outputs in `run` have standard deviation `std`."""
     seen: list[Tensor] = []
     hook = module.register_forward_hook(lambda _, given, out: seen.append(out))

@@ -108,9 +108,8 @@ def _image_extremes(row: Modality) -> Iterator[Image]:
 
 def survey_grid(row: Modality) -> NDArray[np.float64]:
     """Wavelengths (L,) of the row's survey in Angstrom as float32 holds them: linear for DESI, logarithmic for SDSS."""
-    if row.survey == "desi":
-        return np.float32(3600 + 0.8 * np.arange(7781)).astype(np.float64)
-    return np.float32(10 ** (3.58 + 1e-4 * np.arange(3850))).astype(np.float64)
+    grid = 3600 + 0.8 * np.arange(7781) if row.survey == "desi" else 10 ** (3.58 + 1e-4 * np.arange(3850))
+    return grid.astype(np.float32).astype(np.float64)
 
 
 def _spectrum(row: Modality, rng: np.random.Generator) -> Spectrum:
@@ -149,8 +148,8 @@ def _spectrum_extremes(row: Modality) -> Iterator[Spectrum]:
         mask = np.ones(len(grid), bool)
         mask[left] = False
         yield spectrum(row, grid, wave, mask=mask)
-    wide = np.float32(np.arange(2000, 12000, 3.3)).astype(np.float64)
-    model_grid = np.float32(3500 + 0.8 * np.arange(8704)).astype(np.float64)
+    wide = np.arange(2000, 12000, 3.3).astype(np.float32).astype(np.float64)
+    model_grid = (3500 + 0.8 * np.arange(8704)).astype(np.float32).astype(np.float64)
     for other in (wide, wide[:500], wide[-540:], model_grid, np.array([3000.0, 5000.0]), np.array([5000.0, 5000.5])):
         yield spectrum(row, other, 3 + np.cos(other / 77))
 
@@ -216,7 +215,7 @@ def _map_extremes(row: Modality) -> Iterator[SegmentationMap]:
 
 def _catalog(row: Modality, rng: np.random.Generator) -> Catalog:
     """One to ten objects anywhere in the cutout."""
-    n = rng.integers(1, 11)
+    n = int(rng.integers(1, 11))
     columns = [*rng.integers(0, IMAGE_SIZE, (2, n)), *catalog_shapes(n, rng).values()]
     return catalog_of([column.astype(np.float64) for column in columns])[0]
 

@@ -6,6 +6,7 @@ many numbers and every value of the codebook, and four times as many catalogs.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -98,6 +99,19 @@ def test_tokens_through_the_engine(
         assert list(ours.ids) == list(AION_KEYS)
         for key in AION_KEYS:
             np.testing.assert_array_equal(ours.ids[key], theirs.ids[key], err_msg=key)
+
+
+@pytest.mark.parametrize("key", ["tok_image", "tok_spectrum_sdss", "tok_segmap", "catalog", "tok_xp_rp", "tok_flux_g",
+                                 "tok_ebv", "tok_z"])  # fmt: skip
+def test_weights_that_are_slightly_off_are_seen(key: str, codecs: Codecs) -> None:
+    """The comparison itself, for every kind of codec: half a percent is not taken for rounding."""
+    other = copy.deepcopy(codecs[key])
+    for tensor in other.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.mul_(1.005)
+    off = dataclasses.replace(codecs, by_folder={**codecs.by_folder, CLASSES[key].name: other})
+    with pytest.raises(AssertionError, match="from a boundary"):
+        compare(key, off, payloads(key, 60, SEED + 2)[-20:])
 
 
 def test_the_package_spoils_its_input_and_ours_does_not(codecs: Codecs) -> None:
