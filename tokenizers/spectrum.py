@@ -53,11 +53,7 @@ class GlobalResponseNorm(nn.Module):
         pieces = x.split(max(1, PIECE // x.shape[2]), dim=1)
         for piece in pieces:
             torch.ops.aten.gelu_(piece)
-        if x.dtype == torch.float32:  # codes follow its last digit: the library rounds as the package does
-            norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        else:
-            parts = [piece.square().sum(dim=1, keepdim=True, dtype=torch.float32) for piece in pieces]
-            norm = torch.stack(parts).sum(dim=0).sqrt().to(x.dtype)
+        norm = _channel_norm(x)
         for piece in pieces:
             piece += self._contrast(piece, norm)
         return x
@@ -69,6 +65,17 @@ class GlobalResponseNorm(nn.Module):
         return scaled.mul_(self.gamma).add_(self.beta)
 
 
+def _channel_norm(x: Tensor) -> Tensor:
+    """Norm over the sequence (B, 1, C) of x (B, N, C), without a gradient."""
+    if x.is_cuda:
+        return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    # On a CPU the library adds squares one after the other, and codes follow the last digit of the sum. A pool over
+    # the whole sequence adds them in that order too, many channels at a time, in a fourth of the time.
+    squares = (x * x).transpose(1, 2).unsqueeze(2)
+    energy = F.avg_pool2d(squares, (1, x.shape[1]), divisor_override=1)
+    return energy.squeeze(3).transpose(1, 2).double().sqrt().to(x.dtype)
+
+
 class Depthwise(nn.Conv1d):
     """Each channel filtered by itself along the sequence; (B, N, C) -> (B, N, C)."""
 
@@ -76,10 +83,20 @@ class Depthwise(nn.Conv1d):
         super().__init__(dim, dim, width, padding=width // 2, groups=dim)
 
     def forward(self, input: Tensor) -> Tensor:
-        # As an image one pixel high: only convolutions of images take the channels innermost.
-        image = input.transpose(1, 2).unsqueeze(2)
-        out = F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, *self.padding), groups=self.groups)
-        return out.squeeze(2).transpose(1, 2)
+        if torch.is_grad_enabled() or input.is_cuda or input.dtype != torch.float32:
+            # As an image one pixel high: only convolutions of images take the channels innermost.
+            image, weight = input.transpose(1, 2).unsqueeze(2), self.weight.unsqueeze(2)
+            out = F.conv2d(image, weight, self.bias, padding=(0, *self.padding), groups=self.groups)
+            return out.squeeze(2).transpose(1, 2)
+        # As fast, and rounded as the library does with the channels outermost: from the bias on, tap by tap.
+        assert self.bias is not None
+        n, (edge,) = input.shape[1], self.padding
+        padded = F.pad(input, (0, 0, edge, edge))
+        taps = self.weight[:, 0].T.contiguous()
+        out = self.bias.expand_as(input).clone(memory_format=torch.contiguous_format)
+        for k, tap in enumerate(taps):
+            out.addcmul_(padded[:, k : k + n], tap)
+        return out
 
 
 class Merge(nn.Conv1d):
