@@ -68,7 +68,8 @@ class GlobalResponseNorm(nn.Module):
 def _channel_norm(x: Tensor) -> Tensor:
     """Norm over the sequence (B, 1, C) of x (B, N, C), without a gradient."""
     if x.is_cuda:
-        return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return norm
     # On a CPU the library adds squares one after the other, and codes follow the last digit of the sum. A pool over
     # the whole sequence adds them in that order too, many channels at a time, in a fourth of the time.
     squares = (x * x).transpose(1, 2).unsqueeze(2)
@@ -90,7 +91,7 @@ class Depthwise(nn.Conv1d):
             return out.squeeze(2).transpose(1, 2)
         # As fast, and rounded as the library does with the channels outermost: from the bias on, tap by tap.
         assert self.bias is not None
-        n, (edge,) = input.shape[1], self.padding
+        n, edge = input.shape[1], self.kernel_size[0] // 2
         padded = F.pad(input, (0, 0, edge, edge))
         taps = self.weight[:, 0].T.contiguous()
         out = self.bias.expand_as(input).clone(memory_format=torch.contiguous_format)
