@@ -25,8 +25,8 @@ from albireo.tokenizers.preprocessing import AION_1, ALBIREO_1
 from albireo.tokenizers.quantizers import LinearQuantizer, LookupFreeQuantizer
 
 NORM_FLOOR = 0.1
-PIECE = 65_536
-"""Numbers worked on at a time where passes over memory would cost more than the arithmetic: 256 KiB stay in cache."""
+PIECE = 262_144
+"""Numbers worked on at a time where passes over memory would cost more than the arithmetic: 1 MiB stays in cache."""
 
 LOW_COVERAGE = 0.5
 """Below this fraction of the model's wavelength range a spectrum is flagged."""
@@ -38,7 +38,7 @@ STANDS_OUT = 5.0
 class GlobalResponseNorm(nn.Module):
     """GELU, then contrast between channels by their norm over the sequence; x (B, N, C).
 
-    Where autograd is off x is overwritten, piece by piece: fresh memory of this size costs more than the arithmetic.
+    Where autograd is off, on a CPU, x is overwritten, piece by piece: fresh memory of this size costs more than the arithmetic.
     """
 
     def __init__(self, dim: int) -> None:
@@ -47,34 +47,34 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or x.is_cuda:
             x = F.gelu(x)
-            return x + self._contrast(x, torch.linalg.vector_norm(x, dim=1, keepdim=True))
+            return self.gamma * (x * _contrast(torch.linalg.vector_norm(x, dim=1, keepdim=True))) + self.beta + x
         pieces = x.split(max(1, PIECE // x.shape[2]), dim=1)
+        rows = torch.zeros(len(x), 1 + pieces[0].shape[1], x.shape[2])  # the first row holds the sum so far
         for piece in pieces:
             torch.ops.aten.gelu_(piece)
-        norm = _channel_norm(x)
+            squares = torch.mul(piece, piece, out=rows[:, 1 : 1 + piece.shape[1]])
+            rows[:, :1] = _sum_in_order(rows[:, : 1 + squares.shape[1]])
+        contrast = _contrast(rows[:, :1].double().sqrt().to(x.dtype))
         for piece in pieces:
-            piece += self._contrast(piece, norm)
+            piece += torch.mul(piece, contrast, out=rows[:, : piece.shape[1]]).mul_(self.gamma).add_(self.beta)
         return x
 
-    def _contrast(self, x: Tensor, norm: Tensor) -> Tensor:
-        scaled = x * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))
-        if torch.is_grad_enabled():
-            return self.gamma * scaled + self.beta
-        return scaled.mul_(self.gamma).add_(self.beta)
+
+def _contrast(norm: Tensor) -> Tensor:
+    """Norms (B, 1, C) over their mean."""
+    return norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)
 
 
-def _channel_norm(x: Tensor) -> Tensor:
-    """Norm over the sequence (B, 1, C) of x (B, N, C), without a gradient."""
-    if x.is_cuda:
-        norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return norm
-    # On a CPU the library adds squares one after the other, and codes follow the last digit of the sum. A pool over
-    # the whole sequence adds them in that order too, many channels at a time, in a fourth of the time.
-    squares = (x * x).transpose(1, 2).unsqueeze(2)
-    energy = F.avg_pool2d(squares, (1, x.shape[1]), divisor_override=1)
-    return energy.squeeze(3).transpose(1, 2).double().sqrt().to(x.dtype)
+def _sum_in_order(x: Tensor) -> Tensor:
+    """Sum over the sequence (B, 1, C) of x (B, N, C), one row after the other.
+
+    So the library's norm adds squares on a CPU, slowly, and codes follow the last digit. A pool over everything does
+    the same for many channels at a time; the library's sum adds in another order.
+    """
+    image = x.transpose(1, 2).unsqueeze(2)
+    return F.avg_pool2d(image, (1, x.shape[1]), divisor_override=1).squeeze(3).transpose(1, 2)
 
 
 class Depthwise(nn.Conv1d):
