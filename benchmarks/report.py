@@ -119,11 +119,11 @@ def roofline(records: Sequence[Record]) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     if points:
         _roof(axes, points)
-    for record in points:
-        intensity = record["flop"] / record["bytes"]
-        (dot,) = axes.plot(intensity, record["gflops"], "o", label=title(record).replace("**", ""))
+    for n, record in enumerate(points):
+        intensity, color = record["flop"] / record["bytes"], f"C{n}"
+        axes.plot(intensity, record["gflops"], "o", color=color, label=title(record).replace("**", ""))
         for values in (v for side, v in record["quartiles"].items() if side != OURS):
-            axes.plot(intensity, record["flop"] / values[1] / 1e9, "o", mfc="none", mec=dot.get_color())
+            axes.plot(intensity, record["flop"] / values[1] / 1e9, "o", mfc="none", mec=color)
     axes.set(
         xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="GFLOP / s", title="Encoder: ours, package (open)"
     )
