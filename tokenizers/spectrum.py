@@ -38,7 +38,8 @@ STANDS_OUT = 5.0
 class GlobalResponseNorm(nn.Module):
     """GELU, then contrast between channels by their norm over the sequence; x (B, N, C).
 
-    Where autograd is off, on a CPU, x is overwritten, piece by piece: fresh memory of this size costs more than the arithmetic.
+    Where autograd is off, on a CPU, x is overwritten piece by piece: fresh memory of this size costs more than the
+    arithmetic.
     """
 
     def __init__(self, dim: int) -> None:
