@@ -446,9 +446,9 @@ def test_aliases_are_lower_case_and_unique() -> None:
 
 def real(test_data: Path, name: str, options: ReadOptions) -> Items:
     source = Source.from_path(test_data / "eval" / name)
-    begin = time.perf_counter()
+    begin = time.process_time()
     items = tables.read_table(source, options, [])
-    assert time.perf_counter() - begin < 3.0, "10,000 rows take less than 3 s"
+    assert time.process_time() - begin < 3.0, "10,000 rows cost less than 3 s of one core"
     return items
 
 
