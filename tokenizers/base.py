@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -125,7 +126,8 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     @property
     def device(self) -> torch.device:
         """Where the buffers and weights are."""
-        tensor: Tensor = next(iter(self.state_dict().values()))
+        # One look, not a list of all: the codecs have hundreds, and are asked several times for each object.
+        tensor = next(tensor for tensor in chain(self.buffers(), self.parameters()) if not tensor.is_meta)
         return tensor.device
 
 

@@ -52,7 +52,8 @@ class GlobalResponseNorm(nn.Module):
             x = F.gelu(x)
             return self.gamma * (x * _contrast(torch.linalg.vector_norm(x, dim=1, keepdim=True))) + self.beta + x
         pieces = x.split(max(1, PIECE // x.shape[2]), dim=1)
-        rows = torch.zeros(len(x), 1 + pieces[0].shape[1], x.shape[2])  # the first row holds the sum so far
+        rows = torch.empty(len(x), 1 + pieces[0].shape[1], x.shape[2])  # the first row holds the sum so far
+        rows[:, 0] = 0.0
         for piece in pieces:
             torch.ops.aten.gelu_(piece)
             squares = torch.mul(piece, piece, out=rows[:, 1 : 1 + piece.shape[1]])
@@ -95,9 +96,9 @@ class Depthwise(nn.Conv1d):
         n, edge = input.shape[1], self.kernel_size[0] // 2
         padded = F.pad(input, (0, 0, edge, edge))
         taps = self.weight[:, 0].T.contiguous()
-        out = self.bias.expand_as(input).clone(memory_format=torch.contiguous_format)
-        for k, tap in enumerate(taps):
-            out.addcmul_(padded[:, k : k + n], tap)
+        out = torch.addcmul(self.bias, padded[:, :n], taps[0])
+        for k in range(1, len(taps)):
+            out.addcmul_(padded[:, k : k + n], taps[k])
         return out
 
 
