@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 OPTIONAL = {
     "index/flat.py": "cpu",
     "models": "train",
+    "observations/simulation": "train",
     "models/triton_kernels.py": "gpu",
     "tokenizers/triton_kernels.py": "gpu",
 }
