@@ -124,9 +124,12 @@ def _sdss() -> list[Measurement]:
     rows = []
     for k, b in enumerate("ugriz"):
         band = f"SDSS-{b}"
+        key = f"flux_{b}_sdss"
+        rows.append(Measurement(key, key, "sdss", "nanomaggy", "flux", Photometry(band, "AB", "model"),
+                                (f"{key}_ivar", f"{key}_error"), sure=True))  # fmt: skip
         for stem, measure in measures:
             photometry = Photometry(band, "AB", measure)
-            name = f"sdss.{stem}flux_{b}"
+            name = key if stem == "model" else f"sdss.{stem}flux_{b}"
             rows.append(
                 Measurement(
                     f"{stem}flux", name, "sdss", "nanomaggy", "flux", photometry, (f"{stem}flux_ivar",), index=k
@@ -152,6 +155,9 @@ def _others() -> list[Measurement]:
     rows = []
     for b in "jhk":
         band = f"2MASS-{b.upper()}"
+        key = f"flux_{b}_2mass"
+        rows.append(Measurement(key, key, "2mass", "nanomaggy", "flux", Photometry(band, "AB", "psf"),
+                                (f"{key}_ivar", f"{key}_error"), sure=True))  # fmt: skip
         rows.append(
             Measurement(f"{b}_m", f"2mass.{b}_m", "2mass", "mag", "mag", Photometry(band, "Vega", "psf"),
                         (f"{b}_msigcom", f"{b}_cmsig"))
@@ -257,7 +263,8 @@ _FLUX_SPELLINGS = {
     "mgy": "maggy", "jy": "Jy", "mjy": "mJy", "ujy": "uJy", "µjy": "uJy", "μjy": "uJy", "microjy": "uJy",
     "microjansky": "uJy", "njy": "nJy", "nanojansky": "nJy",
 }  # fmt: skip
-_MAGNITUDE_SPELLINGS = {"mag", "magnitude", "mag(ab)", "abmag", "mag ab", "ab mag", "vegamag", "mag(vega)", "asinh mag"}
+_MAGNITUDE_SPELLINGS = {"mag", "magnitude", "mag(ab)", "abmag", "mag ab", "ab mag", "vegamag", "mag(vega)", "asinh mag",
+                        "log mag"}  # fmt: skip
 _ELECTRON_SPELLINGS = {"electron / s", "electron/s", "electron s-1", "electrons/s", "e-/s", "e/s", "e- / s",
                        "electron.s**-1", "'electron'.s**-1", "electron s^-1", "electron.s-1"}  # fmt: skip
 
@@ -271,6 +278,12 @@ def flux_unit(text: str | None) -> str | None:
 
 def is_magnitude_unit(text: str | None) -> bool:
     return text is not None and text.strip().lower() in _MAGNITUDE_SPELLINGS
+
+
+def magnitude_unit(text: str) -> str | None:
+    """The kind of magnitude that a unit names: "asinh mag", "log mag", "mag" if it does not say which, else None."""
+    plain = text.strip().lower()
+    return (plain if plain in ("asinh mag", "log mag") else "mag") if is_magnitude_unit(text) else None
 
 
 def is_electron_rate(text: str | None) -> bool:

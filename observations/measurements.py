@@ -34,6 +34,7 @@ from albireo.observations.aliases import (
     flux_unit,
     is_electron_rate,
     is_magnitude_unit,
+    magnitude_unit,
 )
 from albireo.observations.bands import band_system, known_survey
 from albireo.observations.columns import Column, Columns
@@ -41,27 +42,9 @@ from albireo.observations.errors import BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Bools, Convention, Doubles
 from albireo.observations.options import ReadOptions
+from albireo.observations.photometry import Measured, as_tokens
 
 HSC_PIXEL = MODALITIES["tok_image_hsc"].pixel_scale
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One quantity of all rows: values, errors (N,) in `unit`; missing, undetected (N,)."""
-
-    name: str
-    unit: str
-    values: Doubles
-    errors: Doubles | None
-    missing: Bools
-    undetected: Bools
-    convention: Convention | None
-    flags: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """The name as part of a flag."""
-        return re.sub(r"[^a-z0-9]+", "_", self.name.removeprefix("tok_").lower())
 
 
 @dataclass
@@ -98,11 +81,9 @@ def survey_name(text: str) -> str:
 
 def measurements(table: Columns, options: ReadOptions, survey: str | None, taken: Taken) -> list[Measured]:
     """Every measurement of the table, in its order of columns; raises if a column's meaning is not fully stated."""
-    found = [
-        *_mapped(table, options, survey, taken),
-        *_documented(table, options, survey, taken),
-        *_generic(table, options, survey, taken),
-    ]
+    stated = list(_mapped(table, options, survey, taken))
+    others = [*_documented(table, options, survey, taken), *_generic(table, options, survey, taken)]
+    found = as_tokens(stated, others)
     twice = {one.name for one in found if sum(other.name == one.name for other in found) > 1}
     if twice:
         raise BadInput(
@@ -246,8 +227,8 @@ def _one_of(numbers: Doubles, values: tuple[float, ...]) -> Bools:
 
 def _mapped(table: Columns, options: ReadOptions, survey: str | None, taken: Taken) -> Iterator[Measured]:
     """Entries of ReadOptions.columns that are measurements: a documented name, a band, or "<camera>-<band>"."""
-    documented = {row.column: row for row in MEASUREMENTS if row.index is None and row.name in MODALITIES}
-    documented |= {row.name: row for row in documented.values()}
+    ours = [row for row in MEASUREMENTS if row.index is None and (row.name in MODALITIES or row.unit.endswith("mag"))]
+    documented = {row.column: row for row in ours} | {row.name: row for row in ours if row.name in MODALITIES}
     for key, name in options.columns.items():
         lower = key.lower()
         if lower in ("id", "ra", "dec", "redshift", "class"):
@@ -326,11 +307,10 @@ def _photometry(
     if error is not None:
         sigma, unmeasured = error
         missing = missing | (unmeasured & ~undetected)
-    plain = Measured(
-        f"{owner}.{band}", flux_unit(unit) or ("mag" if kind == "mag" else unit), values, sigma, missing, undetected,
+    return Measured(
+        f"{owner}.{band}", flux_unit(unit) or magnitude_unit(unit) or unit, values, sigma, missing, undetected,
         convention,
     )  # fmt: skip
-    return _as_token(plain, band, kind)
 
 
 def _survey_band(survey: str, band: str, column: Column) -> str:
@@ -375,32 +355,6 @@ def _convention(
     assert how is not None
     assert done is not None
     return Convention(survey, band, system, how, done, options.release)
-
-
-def _as_token(plain: Measured, band: str, kind: Form) -> Measured:
-    """The measurement under its row of MODALITIES if it is that quantity exactly, else as it is.
-
-    An uncorrected AB model magnitude of the Legacy Survey is its flux by definition: 10^((22.5 - m) / 2.5) nanomaggies.
-    """
-    c = plain.convention
-    assert c is not None
-    if c.extinction_corrected or c.system != "AB":
-        return plain
-    if c.survey == "hsc" and c.kind == "cmodel" and kind == "mag" and band in HSC_BANDS:
-        return replace(plain, name=f"tok_mag_{band}")
-    if c.survey != "legacysurvey" or c.kind != "model" or band not in LEGACY_BANDS:
-        return plain
-    if kind == "mag":
-        flux = 10.0 ** (0.4 * (FLUX_ZERO_POINTS["nanomaggy"] - plain.values))
-        errors = None if plain.errors is None else flux * np.log(10.0) / 2.5 * plain.errors
-        return replace(
-            plain, name=f"tok_flux_{band}", unit="nanomaggy", values=flux, errors=errors, flags=("from_magnitude",)
-        )
-    if plain.unit not in FLUX_ZERO_POINTS:
-        return plain
-    factor = 10.0 ** (0.4 * (FLUX_ZERO_POINTS["nanomaggy"] - FLUX_ZERO_POINTS[plain.unit]))
-    errors = None if plain.errors is None else plain.errors * factor
-    return replace(plain, name=f"tok_flux_{band}", unit="nanomaggy", values=plain.values * factor, errors=errors)
 
 
 def _error_names(name: str, band: str) -> tuple[str, ...]:

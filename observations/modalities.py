@@ -82,6 +82,13 @@ _ROWS = (
              aion=False),
     Modality("lightcurve", "lightcurve", "lightcurve", "any", "lightcurve", "flux at its zero point", shape=(None,),
              aion=False),
+    # Model fluxes, as SDSS publishes them: what colours of galaxies are measured with, not corrected for dust.
+    *(Modality(f"flux_{b}_sdss", f"sdss.modelflux_{b}", "scalar", "sdss", f"modelflux_{b}", "nanomaggy", aion=False)
+      for b in "ugriz"),
+    # Total fluxes: 2MASS publishes Vega magnitudes of a fitted profile, photometry.VEGA_ZERO_POINTS turns them into
+    # nanomaggies, the unit of the optical fluxes beside which they are read, so that a colour is a ratio.
+    *(Modality(f"flux_{b}_2mass", f"2mass.flux_{b}", "scalar", "2mass", f"2mass_flux_{b}", "nanomaggy", aion=False)
+      for b in "jhk"),
 )  # fmt: skip
 
 MODALITIES: dict[str, Modality] = {row.key: row for row in _ROWS}

@@ -32,10 +32,11 @@ from albireo.observations.columns import Column, Columns, column_names, load_col
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.identifiers import about, exact_ids
 from albireo.observations.lightcurves import read_table_lightcurve
-from albireo.observations.measurements import Measured, Taken, measurements, rows_of, table_survey
+from albireo.observations.measurements import Taken, measurements, rows_of, table_survey
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Doubles, Observation, Payload, Scalar
 from albireo.observations.options import ReadOptions
+from albireo.observations.photometry import Measured
 from albireo.observations.source import Source
 
 Items = list[Observation | AlbireoError]

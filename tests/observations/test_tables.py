@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from albireo.observations import tables
 from albireo.observations.aliases import EPOCH_COLUMNS, MEASUREMENTS
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.modalities import MODALITIES
+from albireo.observations.modalities import AION_KEYS, MODALITIES
 from albireo.observations.observation import Convention, Observation, Scalar
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
@@ -122,16 +124,23 @@ def test_gaia() -> None:
 
 
 def test_every_documented_column_is_read_in_its_unit() -> None:
-    """The table's rows against the modalities: right unit, and a value written in that unit comes back unchanged."""
+    """The table's rows against the modalities: right unit, and a value written in that unit comes back unchanged,
+    unless it is the magnitude of a flux."""
     for row in MEASUREMENTS:
         if row.name in MODALITIES:
             assert row.unit == MODALITIES[row.name].unit, row
         if row.index is not None:
             continue
         got = one(f"id,{row.column}\na,12.5\n", ReadOptions(survey=row.survey))
-        assert scalar(got, row.name).value == 12.5
-        assert scalar(got, row.name).unit == row.unit
-        assert (row.name in got.data) == (row.name in MODALITIES)
+        if row.form == "mag" and row.photometry and not row.photometry.corrected and row.photometry.measure == "model":
+            assert got.data.keys() == {f"flux_{row.photometry.band[-1]}_sdss"}
+        elif row.form == "mag" and row.survey == "2mass":
+            assert row.photometry is not None
+            assert got.data.keys() == {f"flux_{row.photometry.band[-1].lower()}_2mass"}
+        else:
+            assert scalar(got, row.name).value == 12.5
+            assert scalar(got, row.name).unit == row.unit
+            assert (row.name in got.data) == (row.name in MODALITIES)
     scalars = {m.key for m in MODALITIES.values() if m.kind == "scalar" and m.survey != "any"}
     assert scalars == {row.name for row in MEASUREMENTS if row.name in MODALITIES}
 
@@ -159,6 +168,99 @@ def test_a_legacy_survey_magnitude_is_its_flux() -> None:
     corrected = one("id,mag_g\na,20\n", ReadOptions(survey="legacysurvey", kind="model", extinction_corrected=True))
     assert scalar(corrected, "legacysurvey.g").value == 20.0, "a corrected magnitude is another quantity"
     assert not corrected.data
+
+
+# SDSS and 2MASS
+
+
+def asinh_magnitude(nanomaggies: float, b: float) -> float:
+    """As SDSS defines it, https://www.sdss.org/dr17/algorithms/magnitudes/."""
+    return -2.5 / math.log(10) * (math.asinh(nanomaggies * 1e-9 / (2 * b)) + math.log(b))
+
+
+@pytest.mark.parametrize(
+    ("band", "b"), [("u", 1.4e-10), ("g", 0.9e-10), ("r", 1.2e-10), ("i", 1.8e-10), ("z", 7.4e-10)]
+)
+@pytest.mark.parametrize("flux", [-0.3, 0.0, 0.5, 30.0, 2500.0])
+def test_asinh_magnitudes_of_sdss_are_their_fluxes(band: str, b: float, flux: float) -> None:
+    magnitude, brighter = asinh_magnitude(flux, b), asinh_magnitude(flux + 1e-5, b)
+    got = one(f"id,modelmag_{band},modelmagerr_{band}\na,{magnitude!r},{magnitude - brighter!r}\n",
+              ReadOptions(survey="sdss"))  # fmt: skip
+    found = scalar(got, f"flux_{band}_sdss")
+    assert found.value == pytest.approx(flux, rel=1e-9, abs=1e-9)
+    assert found.error == pytest.approx(1e-5, rel=1e-3)
+    assert (found.unit, found.convention) == ("nanomaggy", Convention("sdss", f"SDSS-{band}", "AB", "model", False))
+    assert "from_magnitude" in got.flags
+
+
+def test_a_flux_stands_before_its_magnitude() -> None:
+    got = one("id,modelflux_g,modelmag_g\na,25.0,19.0\n", ReadOptions(survey="sdss"))
+    assert scalar(got, "flux_g_sdss").value == 25.0
+    assert scalar(got, "sdss.modelmag_g").value == 19.0
+    assert "from_magnitude" not in got.flags
+
+
+def test_which_kind_of_magnitude_must_be_said() -> None:
+    """A plain "mag" of SDSS may be asinh or logarithmic: at 22 mag in z that is 0.12 mag."""
+    text = "id,g,r\na,20,19\n"
+    raw = ReadOptions(survey="sdss", kind="model", extinction_corrected=False)
+    plain = one(text, replace(raw, unit="mag"))
+    assert not plain.data
+    assert scalar(plain, "sdss.g") == Scalar(20.0, "mag", None, Convention("sdss", "SDSS-g", "AB", "model", False))
+    assert scalar(one(text, replace(raw, unit="log mag")), "flux_g_sdss").value == pytest.approx(10.0, rel=1e-12)
+    told = scalar(one(text, replace(raw, unit="asinh mag")), "flux_g_sdss").value
+    assert asinh_magnitude(told, 0.9e-10) == pytest.approx(20.0, abs=1e-9)
+    assert told == pytest.approx(10.0, rel=1e-3)
+    for other in (replace(raw, kind="psf"), replace(raw, extinction_corrected=True)):
+        assert not one(text, replace(other, unit="asinh mag")).data, "another quantity"
+
+
+def test_vega_magnitudes_of_2mass_are_fluxes() -> None:
+    """Independent: 0 mag is 1594, 1024, 666.7 Jy, and an AB magnitude is -2.5 log10(f / 3630.78 Jy)."""
+    got = one("id,j_m,j_msigcom,h_m,k_m\na,12.0,0.02,11.5,11.4\n")
+    for band, magnitude, zero in (("j", 12.0, 1594.0), ("h", 11.5, 1024.0), ("k", 11.4, 666.7)):
+        flux = scalar(got, f"flux_{band}_2mass")
+        ab = magnitude - 2.5 * math.log10(zero / 3630.7805)
+        assert 22.5 - 2.5 * math.log10(flux.value) == pytest.approx(ab, abs=1e-6)
+        assert flux.convention == Convention("2mass", f"2MASS-{band.upper()}", "AB", "psf", False)
+    flux = scalar(got, "flux_j_2mass")
+    assert flux.error == pytest.approx(flux.value * 0.02 * math.log(10) / 2.5)
+    assert scalar(got, "flux_h_2mass").error is None
+
+
+def test_two_magnitudes_of_one_flux() -> None:
+    text = "id,j_m,j_cmsig,j_m_ext\na,14.0,0.02,13.5\n"
+    assert code(text) == "alias_ambiguous"
+    got = one(text, ReadOptions(columns={"j_m_ext": "j_m_ext"}))
+    flux = scalar(got, "flux_j_2mass")
+    assert flux.convention is not None
+    assert flux.convention.kind == "aperture"
+    assert scalar(got, "2mass.j_m").value == 14.0
+    assert scalar(one(text, ReadOptions(columns={"j_m": "j_m"})), "2mass.j_m_ext").value == 13.5
+
+
+def test_our_own_names_are_read() -> None:
+    got = one("id,flux_u_sdss,flux_u_sdss_ivar,flux_k_2mass\na,3.0,4.0,50.0\n")
+    assert scalar(got, "flux_u_sdss") == Scalar(
+        3.0, "nanomaggy", 0.5, Convention("sdss", "SDSS-u", "AB", "model", False)
+    )
+    assert scalar(got, "flux_k_2mass").value == 50.0
+    jansky = one("id,Jflux\na,1594.0\n", ReadOptions(survey="2mass", unit="Jy", kind="psf", extinction_corrected=False,
+                                                     columns={"j": "Jflux"}))  # fmt: skip
+    vega = one("id,j_m,j_msigcom\na,0.001,0.1\n")
+    assert scalar(jansky, "flux_j_2mass").value == pytest.approx(scalar(vega, "flux_j_2mass").value, rel=1e-3)
+
+
+def test_rows_of_aion_are_untouched() -> None:
+    """40 rows in their order, before every other but those that were there; no codec of one is another's."""
+    assert len(AION_KEYS) == 40
+    assert list(MODALITIES)[:40] == list(AION_KEYS)
+    added = [f"flux_{b}_sdss" for b in "ugriz"] + [f"flux_{b}_2mass" for b in "jhk"]
+    assert list(MODALITIES)[40:] == ["spectrum_lamost", "lightcurve", *added]
+    codecs = [MODALITIES[key].codec.lower() for key in added]
+    others = {row.codec.lower() for key, row in MODALITIES.items() if key not in added}
+    assert len(set(codecs)) == len(codecs)
+    assert not others & set(codecs), "equal but for case is one folder on some disks"
 
 
 # What is not stated
@@ -484,12 +586,12 @@ def test_photoz_kcorrect(test_data: Path) -> None:
         assert item.metadata["redshift"] == float(rows["Z"][k])
         assert (item.ra, item.dec) == (float(rows["RA"][k]), float(rows["DEC"][k]))
         for j, b in enumerate("ugriz"):
-            got = item.extras[f"sdss.modelflux_{b}"]
+            got = scalar(item, f"flux_{b}_sdss")
             assert got.value == float(rows["MODELFLUX"][k, j])
             assert got.error == pytest.approx(float(rows["MODELFLUX_IVAR"][k, j]) ** -0.5, rel=1e-6)
             assert got.convention == Convention("sdss", f"SDSS-{b}", "AB", "model", False)
             assert item.extras[f"sdss.extinction_{b}"].value == float(rows["EXTINCTION"][k, j])
-    flagged = sum("missing_2mass_j_m_ext" in item.flags for item in items if isinstance(item, Observation))
+    flagged = sum("missing_flux_j_2mass" in item.flags for item in items if isinstance(item, Observation))
     assert flagged == int((rows["J_M_EXT"] == 0).sum()) == 1, "magnitude 0 is no galaxy"
     first = items[0]
     assert isinstance(first, Observation)
