@@ -193,6 +193,24 @@ class Typicality:
                 reference[name] = np.sort(distance[names == name])
         return cls(mean, made.basis, made.variance, rest, reference)
 
+    @classmethod
+    def restore(cls, arrays: Mapping[str, NDArray[np.float64]]) -> Typicality:
+        """From what `arrays` gave."""
+        marked = "reference."
+        reference = {name.removeprefix(marked): x for name, x in arrays.items() if name.startswith(marked)}
+        return cls(arrays["mean"], arrays["basis"], arrays["variance"], float(arrays["rest"][0]), reference)
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """What a head file must keep of it."""
+        reference = {f"reference.{name}": distances for name, distances in self.reference.items()}
+        return {
+            "mean": self.mean,
+            "basis": self.basis,
+            "variance": self.variance,
+            "rest": np.array([self.rest]),
+            **reference,
+        }
+
     def distance(self, features: Doubles) -> Doubles:
         """(n,) squared distance of features (n, F), in variances."""
         off = features - self.mean

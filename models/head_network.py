@@ -1,0 +1,160 @@
+"""The network of a head: token states of an object -> features -> outputs.
+
+    mean               the mean of the valid states
+    mean_per_modality  sum over modalities of (a learned map of the mean of its states + a vector); what is absent adds
+                       nothing
+    attentive          Q learned queries, each a mean of the states under softmax(Q K^T / sqrt D) and a map of its own.
+                       A map of the keys would only turn the queries, so there is none; a query has one number for each
+                       modality instead, by which it can prefer one
+
+States are standardised with the mean and standard deviation that the training objects had, modality by modality but
+for "mean". States of modalities that no training object had are left out before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from albireo.models.heads import Network, Pooling
+
+HIDDEN = 256
+DROPOUT = 0.1
+PER_QUERY = 64
+"""Features that a query gives."""
+PER_MODALITY = 64
+"""Features into which every modality is mapped. A map costs D x 64 numbers; a head file should stay small."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a head reads of one object: values (N, D), and kinds (N,) the number of each row's modality."""
+
+    values: Floats
+    kinds: NDArray[np.int64]
+
+
+def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequence[str]) -> Rows:
+    """Rows that a head with this pooling reads of token states (N, D) whose modalities are `keys` (N,).
+
+    known  token keys that the head was fitted with; rows of others are left out. There may be none left.
+    """
+    number = {key: i for i, key in enumerate(known)}
+    kinds = np.array([number.get(key, -1) for key in keys], dtype=np.int64)
+    values, kinds = values[kinds >= 0].astype(np.float32), kinds[kinds >= 0]
+    if not len(kinds) or pooling == "attentive":
+        return Rows(values, kinds)
+    if pooling == "mean":
+        return Rows(values.mean(axis=0, dtype=np.float64)[None].astype(np.float32), np.zeros(1, np.int64))
+    present = np.unique(kinds)
+    means = [values[kinds == kind].mean(axis=0, dtype=np.float64) for kind in present]
+    return Rows(np.stack(means).astype(np.float32), present)
+
+
+def collate(rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+    """Objects side by side: values (B, N, D), and kinds (B, N) with -1 where an object has no more rows."""
+    longest = max(len(one.kinds) for one in rows)
+    values = np.zeros((len(rows), longest, rows[0].values.shape[1]), np.float32)
+    kinds = np.full((len(rows), longest), -1)
+    for i, one in enumerate(rows):
+        values[i, : len(one.kinds)] = one.values
+        kinds[i, : len(one.kinds)] = one.kinds
+    return torch.from_numpy(values), torch.from_numpy(kinds)
+
+
+class HeadNetwork(nn.Module):
+    """`forward` gives outputs (B, O) and the features (B, F) under them.
+
+    kinds  number of modalities that it knows; "mean" makes no difference between them
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, pooling: Pooling, network: Network, dim: int, kinds: int, queries: int, outputs: int) -> None:
+        super().__init__()
+        self.pooling = pooling
+        kinds = 1 if pooling == "mean" else kinds
+        self.register_buffer("centre", torch.zeros(kinds, dim))
+        self.register_buffer("scale", torch.ones(kinds, dim))
+        if pooling == "mean":
+            features = dim
+        elif pooling == "mean_per_modality":
+            features = PER_MODALITY
+            self.maps = nn.Parameter(torch.randn(kinds, dim, features) / math.sqrt(dim))
+            self.presence = nn.Parameter(torch.zeros(kinds, features))
+        else:
+            features = queries * PER_QUERY
+            self.queries = nn.Parameter(torch.randn(queries, dim) / 2)
+            self.preference = nn.Parameter(torch.zeros(queries, kinds))
+            self.maps = nn.Parameter(torch.randn(queries, dim, PER_QUERY) / math.sqrt(dim))
+        self.readout: nn.Module = (
+            nn.Linear(features, outputs)
+            if network == "linear"
+            else nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, outputs))
+        )
+
+    def forward(self, values: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(values, kinds)
+        return self.readout(features), features
+
+    def features(self, values: Tensor, kinds: Tensor) -> Tensor:
+        """(B, F) of states (B, N, D); rows of kind -1 have no influence."""
+        there = kinds >= 0
+        at = kinds.clamp(min=0)
+        x = (values - self.centre[at]) / self.scale[at] * there[..., None]
+        if self.pooling == "mean":
+            return x[:, 0]
+        if self.pooling == "mean_per_modality":
+            # One row a modality: by modality they are dense, and absent ones are zero.
+            one_hot = nn.functional.one_hot(at, len(self.maps)).to(x) * there[..., None]
+            by_kind = torch.einsum("bnk,bnd->bkd", one_hot, x)
+            return torch.einsum("bkd,kdf->bf", by_kind, self.maps) + one_hot.sum(dim=1) @ self.presence
+        logits = x @ self.queries.T / math.sqrt(x.shape[-1]) + self.preference.T[at]
+        attention = logits.masked_fill(~there[..., None], -math.inf).softmax(dim=1)
+        pooled = torch.einsum("bnq,bnd->bqd", attention, x)
+        return torch.einsum("bqd,qdf->bqf", pooled, self.maps).flatten(1)
+
+    @torch.no_grad()
+    def standardise(self, rows: Sequence[Rows]) -> None:
+        """Take mean and standard deviation of every kind from training objects, and give features unit variance."""
+        kinds, dim = self.centre.shape
+        count, total, square = np.zeros((kinds, 1)), np.zeros((kinds, dim)), np.zeros((kinds, dim))
+        for one in rows:
+            for kind in np.unique(one.kinds):
+                values = one.values[one.kinds == kind].astype(np.float64)
+                count[kind] += len(values)
+                total[kind] += values.sum(axis=0)
+                square[kind] += (values**2).sum(axis=0)
+        mean = total / np.maximum(count, 1)
+        spread = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0.0))
+        # A number that hardly varies says nothing; divided by its spread it would be noise.
+        floor = 1e-3 * np.maximum(spread.mean(axis=1, keepdims=True), 1e-6)
+        self.centre.copy_(torch.from_numpy(mean))
+        self.scale.copy_(torch.from_numpy(np.maximum(spread, floor)))
+        if self.pooling == "mean":
+            return
+        spreads = self.features(*collate(rows[:512])).std(dim=0).clamp(min=1e-6)
+        if self.pooling == "mean_per_modality":
+            self.maps /= spreads
+        else:
+            self.maps /= spreads.view(len(self.queries), 1, -1)
+
+
+@torch.inference_mode()
+def run(
+    network: HeadNetwork, rows: Sequence[Rows], at_once: int = 256
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Outputs (n, O) and features (n, F) of objects, in evaluation mode."""
+    network.eval()
+    parts = [network(*collate(rows[start : start + at_once])) for start in range(0, len(rows), at_once)]
+    outputs, features = (torch.cat([part[i] for part in parts]).double().numpy() for i in (0, 1))
+    return outputs, features
