@@ -80,6 +80,7 @@ CODES: dict[str, str] = {
     "nothing_to_generate": "every token that was to be drawn is given",
     "label_given": "the answer that was asked for is among what was given",
     "labels_too_few": "too few labelled objects to fit a head or to calibrate it",
+    "head_unknown": "no head of this name",
     "head_invalid": "a file that is no task head, or a damaged one",
     "too_many_tokens": "more tokens than the model or the limit allows",
     "checkpoint_invalid": "a checkpoint folder is damaged or of another layout",
