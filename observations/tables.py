@@ -51,12 +51,11 @@ def read_table(source: Source, options: ReadOptions, companions: Sequence[Source
     """One observation per row, or the error of that row; raises if the columns' meaning is not fully stated."""
     if {"mjd", "jd"} & options.columns.keys() and "band" in options.columns:
         return read_table_lightcurve(source, options, companions)
-    ids = {*ID_NAMES, "release", "brickid", options.columns.get("id", "id").lower()}
-    table = load_columns(source, text=ids)
+    table = load_columns(source, text=id_columns(options))
     if table.rows == 0:
         raise BadInput("empty_file", "the table has no row", file=source.name)
     taken = Taken(set())
-    names, flags = _ids(table, options, source, taken)
+    names, flags = row_ids(table, options, source, taken)
     ra, dec = _positions(table, options, taken)
     redshift = _redshift(table, options, taken)
     survey = table_survey(table, options)
@@ -75,6 +74,11 @@ def read_table(source: Source, options: ReadOptions, companions: Sequence[Source
         shared["survey"] = survey
     rows = _Rows(table, source, options, survey, names, flags, ra, dec, redshift, found, labels, shared)
     return rows.items()
+
+
+def id_columns(options: ReadOptions) -> set[str]:
+    """Columns, in lower case, that ids may stand in: they are text however they look."""
+    return {*ID_NAMES, "release", "brickid", options.columns.get("id", "id").lower()}
 
 
 @dataclass(frozen=True)
@@ -180,8 +184,8 @@ def _chosen(table: Columns, options: ReadOptions, key: str, names: Sequence[str]
     return next((column for name in names if (column := table.find(name)) is not None), None)
 
 
-def _ids(table: Columns, options: ReadOptions, source: Source, taken: Taken) -> tuple[list[str], tuple[str, ...]]:
-    """Ids as text. Tractor's objid counts within a brick: with release and brickid it makes one id."""
+def row_ids(table: Columns, options: ReadOptions, source: Source, taken: Taken) -> tuple[list[str], tuple[str, ...]]:
+    """Ids of the rows as text, and flags. Tractor's objid counts within a brick: with release and brickid it makes one id."""
     parts = [table.find(name) for name in ("release", "brickid", "objid")]
     if "id" not in options.columns and all(part is not None for part in parts):
         texts = [exact_ids(part) for part in parts if taken.take(part) is not None and part is not None]
