@@ -30,6 +30,8 @@ PER_QUERY = 64
 """Features that a query gives."""
 PER_MODALITY = 64
 """Features into which every modality is mapped. A map costs D x 64 numbers; a head file should stay small."""
+ENOUGH = 10_000
+"""Training objects that are looked at for means and standard deviations, evenly taken."""
 
 Floats = NDArray[np.float32]
 
@@ -128,7 +130,9 @@ class HeadNetwork(nn.Module):
         """Take mean and standard deviation of every kind from training objects, and give features unit variance."""
         kinds, dim = self.centre.shape
         count, total, square = np.zeros((kinds, 1)), np.zeros((kinds, dim)), np.zeros((kinds, dim))
-        for one in rows:
+        step = -(-len(rows) // ENOUGH)
+        for i in range(0, len(rows), step):
+            one = rows[i]
             for kind in np.unique(one.kinds):
                 values = one.values[one.kinds == kind].astype(np.float64)
                 count[kind] += len(values)
@@ -136,13 +140,15 @@ class HeadNetwork(nn.Module):
                 square[kind] += (values**2).sum(axis=0)
         mean = total / np.maximum(count, 1)
         spread = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0.0))
-        # A number that hardly varies says nothing; divided by its spread it would be noise.
-        floor = 1e-3 * np.maximum(spread.mean(axis=1, keepdims=True), 1e-6)
+        usual = max(float((spread * count).sum() / (count.sum() * dim)), 1e-6)
+        # A number that hardly varies, or was hardly seen, says nothing; divided by its spread it would be noise.
+        spread = np.where(count < 10, usual, np.maximum(spread, 1e-3 * usual))
         self.centre.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(np.maximum(spread, floor)))
+        self.scale.copy_(torch.from_numpy(spread))
         if self.pooling == "mean":
             return
-        spreads = self.features(*collate(rows[:512])).std(dim=0).clamp(min=1e-6)
+        some = [rows[i] for i in range(0, len(rows), -(-len(rows) // 512))]
+        spreads = self.features(*collate(some)).std(dim=0).clamp(min=1e-6)
         if self.pooling == "mean_per_modality":
             self.maps /= spreads
         else:
@@ -155,6 +161,7 @@ def run(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Outputs (n, O) and features (n, F) of objects, in evaluation mode."""
     network.eval()
-    parts = [network(*collate(rows[start : start + at_once])) for start in range(0, len(rows), at_once)]
+    batches = (range(start, min(start + at_once, len(rows))) for start in range(0, len(rows), at_once))
+    parts = [network(*collate([rows[i] for i in batch])) for batch in batches]
     outputs, features = (torch.cat([part[i] for part in parts]).double().numpy() for i in (0, 1))
     return outputs, features

@@ -1,0 +1,60 @@
+"""Which objects teach a head, choose, calibrate and test it: by groups, none of which is in two parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albireo.models.applicability import Facts
+from albireo.observations.errors import BadInput, Unavailable
+
+PARTS = ("training", "validation", "calibration", "test")
+
+SKY_SIDE = 64
+"""HEALPix cells of the sky have 12 SKY_SIDE^2 in all: 0.9 degrees across."""
+
+
+def groups_of(facts: Sequence[Facts], group: str, columns: Mapping[str, NDArray[Any]]) -> list[str]:
+    """(n,) group of each object: itself, its cell of the sky, the surveys that saw it, or its value in a column."""
+    if group == "object":
+        return [one.id for one in facts]
+    if group == "survey":
+        return [one.surveys for one in facts]
+    if group == "sky":
+        return _cells(facts)
+    return [str(value) for value in columns[group].tolist()]
+
+
+def split(groups: Sequence[str], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """(n,) number in PARTS of each object. It hangs on the seed and the name of its group alone: an object more or
+    less in the data moves no other."""
+    ends = np.cumsum(shares)
+    part = {group: int(np.searchsorted(ends, _uniform(f"{seed}:{group}") * ends[-1], side="right")) for group in groups}
+    return np.array([part[group] for group in groups], np.int64)
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that looks random."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def _cells(facts: Sequence[Facts]) -> list[str]:
+    lost = next((one for one in facts if one.ra is None or one.dec is None), None)
+    if lost is not None:
+        raise BadInput(
+            "value_missing", f"object {lost.id!r} has no position", field="ra, dec", fix="group by something else"
+        )
+    try:
+        from astropy_healpix import lonlat_to_healpix
+    except ImportError as error:
+        raise Unavailable(
+            "dependency_missing", "cells of the sky need astropy-healpix", fix="pip install 'albireo[train]'"
+        ) from error
+    from astropy import units
+
+    lon, lat = np.array([[one.ra, one.dec] for one in facts], np.float64).T * units.deg
+    return [str(cell) for cell in lonlat_to_healpix(lon, lat, SKY_SIDE, order="nested")]

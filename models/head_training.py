@@ -1,0 +1,143 @@
+"""Training the network of a head: AdamW under a cosine, the best epoch on the validation part kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from albireo.models.head_network import HeadNetwork, Rows, collate, run
+from albireo.models.head_tasks import HeadTask
+
+FEW = 3_000
+"""Training objects below which the weight decay is chosen on the validation part."""
+
+DECAYS = (0.01, 0.3, 3.0)
+STEPS = 5_000
+"""Steps that a fit takes, about, unless there are so many objects that they need more."""
+
+RATE = 2e-3
+PATIENCE = 0.25
+"""Share of all epochs after which a fit that gets no better ends."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Objects of one part: what the network reads, truth (n, ...) and weights (n,)."""
+
+    rows: Sequence[Rows]
+    truth: Array
+    weights: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights of its best epoch, and how it got there.
+
+    curve  loss of the training and of the validation part after each epoch
+    """
+
+    network: HeadNetwork
+    loss: float
+    decay: float
+    epoch: int
+    curve: tuple[tuple[float, float], ...]
+
+
+def train(
+    build: Callable[[], HeadNetwork],
+    task: HeadTask,
+    training: Part,
+    validation: Part,
+    epochs: int | None,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Trained:
+    """The best of the networks that `build` gives, one for each weight decay worth a try; `progress` is told epochs.
+
+    Every random number comes from the seed, and torch's own state is as before afterwards.
+    """
+    decays = DECAYS if len(training) < FEW else DECAYS[:1]
+    batch = int(np.clip(len(training) // 16, 16, 256))
+    if epochs is None:
+        epochs = int(np.clip(STEPS * batch // len(training), 20, 150))
+    found: list[Trained] = []
+    for number, decay in enumerate(decays):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            done = number * epochs
+            found.append(
+                _train(
+                    build(), task, training, validation, decay, epochs, batch, seed,
+                    lambda epoch, done=done: progress(done + epoch, len(decays) * epochs),
+                )
+            )  # fmt: skip
+    progress(len(decays) * epochs, len(decays) * epochs)
+    return min(found, key=lambda one: one.loss)
+
+
+def _train(
+    network: HeadNetwork,
+    task: HeadTask,
+    training: Part,
+    validation: Part,
+    decay: float,
+    epochs: int,
+    batch: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> Trained:
+    truth, weights = torch.from_numpy(training.truth), torch.from_numpy(training.weights).float()
+    # Biases and single numbers are not drawn to zero.
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    vectors = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    order = np.random.default_rng(seed)
+    best = Trained(network, loss_of(network, task, validation), decay, 0, ())
+    kept = _copy(network)
+    curve: list[tuple[float, float]] = []
+    for epoch in range(1, epochs + 1):
+        network.train()
+        total = 0.0
+        for at in np.array_split(order.permutation(len(training)), -(-len(training) // batch)):
+            outputs, _ = network(*collate([training.rows[i] for i in at]))
+            chosen = torch.from_numpy(at)
+            loss = (task.loss(outputs, truth[chosen]) * weights[chosen]).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            total += loss.item() * len(at)
+        schedule.step()
+        curve.append((total / len(training), loss_of(network, task, validation)))
+        progress(epoch)
+        if curve[-1][1] < best.loss:
+            best = Trained(network, curve[-1][1], decay, epoch, ())
+            kept = _copy(network)
+        if epoch - best.epoch > max(PATIENCE * epochs, 5):
+            break
+    network.load_state_dict(kept)
+    return Trained(network.eval(), best.loss, decay, best.epoch, tuple(curve))
+
+
+@torch.no_grad()
+def loss_of(network: HeadNetwork, task: HeadTask, part: Part) -> float:
+    """Weighted mean loss of a part, in evaluation mode."""
+    outputs, _ = run(network, part.rows)
+    losses = task.loss(torch.from_numpy(outputs), torch.from_numpy(part.truth)).numpy()
+    return float(part.weights @ losses / part.weights.sum())
+
+
+def _copy(network: HeadNetwork) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
