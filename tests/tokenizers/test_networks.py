@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from albireo.observations.source import Source
 from albireo.tokenizers.bank import TokenizerBank, build
 from albireo.tokenizers.base import Tokenizer
 from albireo.tokenizers.checkpoint import MINI, Checkpoint
-from albireo.tokenizers.image import ImageTokenizer, SqueezeExcite
+from albireo.tokenizers.image import ImageTokenizer, SqueezeExcite, WideConv2d
 from albireo.tokenizers.spectrum import ConvNextBlock, Depthwise, GlobalResponseNorm, Merge, SpectrumTokenizer, Split
 
 SAMPLES = Path(__file__).parents[2] / "observations" / "samples"
@@ -78,6 +79,27 @@ def test_a_channel_of_zeros_has_a_gradient() -> None:
 
 
 @torch.no_grad()
+def test_weights_laid_out_once_give_the_same_bits_and_follow_the_weights() -> None:
+    conv = WideConv2d(32, 16, 7).to(memory_format=torch.channels_last)
+    x = noise(2, 32, 24, 24).to(memory_format=torch.channels_last)
+    drawn(conv)
+    expected = conv(x).detach()
+    conv.requires_grad_(False)
+    with torch.inference_mode():
+        for _ in range(2):
+            torch.testing.assert_close(conv(x), expected, rtol=0, atol=0)
+        assert conv._laid_out is not None
+        torch.testing.assert_close(copy.deepcopy(conv)(x), expected, rtol=0, atol=0)
+    # Other weights in their place, and weights that are trained, are not mistaken for those laid out.
+    conv.conv.weight = nn.Parameter(2 * conv.conv.weight, requires_grad=False)
+    conv.conv.bias = nn.Parameter(2 * conv.conv.bias, requires_grad=False)
+    torch.testing.assert_close(conv(x), 2 * expected, rtol=0, atol=0)
+    conv.requires_grad_(True)
+    with torch.no_grad():
+        conv.conv.weight.zero_()
+    torch.testing.assert_close(conv(x), conv.conv.bias[:, None, None].expand_as(expected), rtol=0, atol=0)
+
+
 def test_gates_are_their_formula_in_either_memory_format() -> None:
     layer = drawn(SqueezeExcite(6))
     x = noise(2, 6, 5, 7)
