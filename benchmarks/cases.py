@@ -63,7 +63,7 @@ class Options:
     dtype: str = "float32"
     rivals: tuple[str, ...] = ("float32",)
     batch: int = 1
-    stream: int = 64
+    stream: int = 24
     files: int = 14
     work: Path = Path()
 
