@@ -40,6 +40,7 @@ NOTES = {
     "docs/conventions.md": "axes, units, decisions, QA flags",
     "docs/errors.md": "classes and codes of errors (generated)",
     "docs/formats.md": "the files that are read, the options of reading (generated)",
+    "docs/heads.md": "heads: fitting them on your labels, what their numbers and flags mean, the file",
     "docs/install.md": "the environment, torch, the extras",
     "docs/log.md": "experiments and what came of them",
     "docs/modalities.md": "the table of modalities (generated)",
@@ -49,6 +50,7 @@ NOTES = {
     "LICENSE": "MIT",
     "models/albireo-mini": "the checkpoint in the package",
     "observations/samples": "simulated sample files, for the demo",
+    "observations/simulation/stars.npz": "continua of stars by their parameters, fitted to real Gaia XP spectra",
     "tests": "by folder; tests/house holds this house up",
 }
 """What cannot say itself what it is."""
