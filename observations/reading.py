@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from albireo.observations import gaia, images, lightcurves, packed, spectra, table_catalogs, tables
+from albireo.observations import gaia, images, lightcurves, packed, shards, spectra, table_catalogs, tables
 from albireo.observations.errors import AlbireoError, BadInput, UnknownFormat
 from albireo.observations.modalities import LABEL_KEYS, modality
 from albireo.observations.observation import Observation, Scalar
@@ -37,6 +37,7 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
+    *(Format(*row) for row in shards.FORMATS),
     *(Format(*row) for row in images.FORMATS),
     *(Format(*row) for row in spectra.FORMATS),
     *(Format(*row) for row in gaia.FORMATS),

@@ -83,7 +83,7 @@ def main() -> None:
             scatter[k] = 1.4826 * np.median(np.abs(residual[good]))
             good = (weight[:, k] > 0) & (np.abs(residual) < 4 * max(float(scatter[k]), 0.01))
     for low in (3500, 4500, 5500, 6500, 8500, 12000):
-        part = (NODES >= low) & (NODES < low + 1000)
+        part = np.abs(NODES - low - 500) <= 500
         if part.any():
             print(f"scatter of ln flux about {low} A: {np.median(scatter[part]):.3f}")
     np.savez_compressed(options.out, coefficients=coefficients.astype(np.float32), scatter=scatter.astype(np.float32))

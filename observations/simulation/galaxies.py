@@ -72,7 +72,7 @@ def _rate_table() -> tuple[Doubles, Doubles]:
 
 
 def attenuation(wavelength: Doubles, slope: float) -> Doubles:
-    """A(lambda) / A_V of Calzetti et al. (2000), times (lambda / 5500)^slope (Noll et al. 2009); falls beyond 2.2 um."""
+    """A(lambda) / A_V of Calzetti et al. (2000), times (lambda / 5500)^slope (Noll et al. 2009)."""
     um = np.clip(wavelength / 1e4, 0.0912, 2.2)
     blue = 2.659 * (-2.156 + 1.509 / um - 0.198 / um**2 + 0.011 / um**3) + 4.05
     red = 2.659 * (-1.857 + 1.040 / um) + 4.05
@@ -168,7 +168,7 @@ class GalaxyDraw:
 
     def __init__(self, photometer: Photometer, band: str, limit: float, z_max: float = 3.0) -> None:
         self.photometer, self.band, self.limit = photometer, band, limit
-        self.z: Doubles = np.expm1(np.linspace(np.log1p(0.004), np.log1p(z_max), 60))
+        self.z: Doubles = np.geomspace(0.004, z_max, 70)
         self.mass: Doubles = np.linspace(7.5, 12.0, 91)
         z, mass = np.meshgrid(self.z, self.mass, indexing="ij")
         tables = []
@@ -176,7 +176,7 @@ class GalaxyDraw:
             bright = np.array([_typical(photometer, kind, float(one))[band] for one in self.z])
             mag = 22.5 - 2.5 * np.log10(np.maximum(bright, 1e-12))[:, None] - 2.5 * (mass - 10.0)
             seen = 1 / (1 + np.exp(np.clip((mag - limit) / 0.35, -50, 50)))
-            tables.append(volume_element(z) * (1 + z) * mass_function(kind, mass, z) * seen)
+            tables.append(volume_element(z) * z * mass_function(kind, mass, z) * seen)
         table = np.stack(tables).ravel()
         self.cumulative: Doubles = np.cumsum(table) / table.sum()
 
@@ -185,8 +185,7 @@ class GalaxyDraw:
         while True:
             cell = int(np.searchsorted(self.cumulative, rng.random()))
             kind, i, j = np.unravel_index(cell, (len(TYPES), len(self.z), len(self.mass)))
-            step = np.log1p(self.z[1]) - np.log1p(self.z[0])
-            z = float(np.expm1(max(np.log1p(self.z[i]) + step * rng.uniform(-0.5, 0.5), np.log1p(0.003))))
+            z = float(self.z[i] * (self.z[1] / self.z[0]) ** rng.uniform(-0.5, 0.5))
             mass = float(self.mass[j] + rng.uniform(-0.025, 0.025))
             galaxy = draw_galaxy(TYPES[kind], z, mass, rng)
             shining = shine(galaxy)

@@ -21,8 +21,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Camera:
-    """FWHM of the PSF in arcsec, sky sigma per pixel and variance per flux in nanomaggy, by band; correlation of the noise
-    of neighbouring pixels, least and most."""
+    """By band: FWHM of the PSF in arcsec, sky sigma per pixel and variance per flux in nanomaggy.
+
+    And the least and the most that the noise of neighbouring pixels correlates.
+    """
 
     fwhm: tuple[float, ...]
     sky: tuple[float, ...]
@@ -46,10 +48,13 @@ FIELD = 5
 class Appearance:
     """What an object looks like, one flux aside.
 
-    radius  half-light radius in arcsec along the major axis, 0 = point source; tilt axis ratio of the disc; angle of the
-    major axis in degrees from north (y) to east (-x); bulge share of the light in r; reddening of the bulge: log10 of
-    its share's growth per band; knots share of the disc's light in star-forming knots in g; core share of the light in a
-    point at the centre (an active nucleus, a quasar in its host).
+    radius     half-light radius in arcsec along the major axis, 0 = point source
+    tilt       axis ratio of the disc
+    angle      of the major axis, degrees from north (y) to east (-x)
+    bulge      share of the light in r
+    reddening  of the bulge: log10 of its share's growth per band
+    knots      share of the disc's light in star-forming knots in g
+    core       share of the light in a point at the centre (an active nucleus, a quasar in its host)
     """
 
     radius: float
@@ -100,8 +105,11 @@ def draw(
     for i in range(len(row.bands)):
         psf = galsim.Moffat(beta=3.0, fwhm=camera.fwhm[i] * seeing * float(rng.lognormal(0, 0.03)))
         scene = _scene(looks, parts, float(fluxes[i]), i).shift(float(shift[0]), float(shift[1]))
-        profiles = [scene, *(shape.withFlux(one.fluxes[i]).shift(*one.offset) for shape, one in others if one.fluxes[i] > 0)]
-        image = galsim.Convolve(galsim.Sum(profiles), psf, gsparams=_COARSE()).drawImage(
+        profiles = [
+            scene,
+            *(shape.withFlux(one.fluxes[i]).shift(*one.offset) for shape, one in others if one.fluxes[i] > 0),
+        ]
+        image = galsim.Convolve(galsim.Sum(profiles), psf, gsparams=_coarse()).drawImage(
             nx=IMAGE_SIZE, ny=IMAGE_SIZE, scale=row.pixel_scale, dtype=np.float32
         )
         clean[i] = image.array
@@ -126,7 +134,8 @@ def draw(
     return image_of, clean * factor
 
 
-def _COARSE() -> Any:  # noqa: N802
+def _coarse() -> Any:
+    """Accuracy of galsim's Fourier transforms: a few 1e-3 of the flux, far below the noise."""
     import galsim
 
     return galsim.GSParams(folding_threshold=1e-2, maxk_threshold=5e-3, kvalue_accuracy=1e-4, maximum_fft_size=8192)
@@ -176,7 +185,7 @@ def _other(one: Neighbour) -> Any:
 
 
 def correlated(correlation: float, rng: np.random.Generator) -> Floats:
-    """(96, 96) noise of unit variance whose neighbours in a row and in a column correlate by `correlation` (0 to 0.7)."""
+    """(96, 96) noise of unit variance whose neighbours, in a row or a column, correlate by `correlation` (0 to 0.7)."""
     # White noise seen through (a, 1, a) along both axes has a correlation of 2 a / (1 + 2 a^2).
     a = np.float32((1 - np.sqrt(1 - 2 * correlation**2)) / (2 * correlation)) if correlation else np.float32(0)
     white = rng.standard_normal((IMAGE_SIZE + 2, IMAGE_SIZE + 2), np.float32)
@@ -187,8 +196,8 @@ def correlated(correlation: float, rng: np.random.Generator) -> Floats:
 
 
 def moments(image: Floats, pixel_scale: float) -> tuple[float, float, float] | None:
-    """Adaptive second moments (xx, xy, yy) in arcsec2 of what is at the centre, as SDSS and HSC measure them (Hirata & Seljak
-    2003); None where they do not converge."""
+    """Adaptive second moments (xx, xy, yy) in arcsec2 of what is at the centre, as HSC measures them (Hirata & Seljak
+    2003, MNRAS 343, 459); None where they do not converge."""
     import galsim
 
     found = galsim.hsm.FindAdaptiveMom(galsim.Image(image.astype(np.float64)), strict=False)

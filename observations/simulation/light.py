@@ -68,9 +68,7 @@ class Light:
         return self.flux + line_density(EDGES, self.lines)
 
     def scaled(self, factor: float) -> Light:
-        return replace(
-            self, flux=self.flux * factor, lines=replace(self.lines, flux=self.lines.flux * factor)
-        )
+        return replace(self, flux=self.flux * factor, lines=replace(self.lines, flux=self.lines.flux * factor))
 
 
 def dimmed(light: Light, ebv: float) -> Light:

@@ -71,7 +71,8 @@ class Depth:
 DEPTHS = {
     "legacysurvey": Depth({"tok_flux_g": 0.03, "tok_flux_r": 0.05, "tok_flux_i": 0.09, "tok_flux_z": 0.15,
                            "tok_flux_w1": 0.5, "tok_flux_w2": 1.6}, 0.012),
-    "hsc": Depth({"tok_mag_g": 0.006, "tok_mag_r": 0.01, "tok_mag_i": 0.013, "tok_mag_z": 0.03, "tok_mag_y": 0.06}, 0.01),
+    "hsc": Depth({"tok_mag_g": 0.006, "tok_mag_r": 0.01, "tok_mag_i": 0.013, "tok_mag_z": 0.03,
+                  "tok_mag_y": 0.06}, 0.01),
     "sdss": Depth({"flux_u_sdss": 0.32, "flux_g_sdss": 0.20, "flux_r_sdss": 0.25, "flux_i_sdss": 0.40,
                    "flux_z_sdss": 1.3}, 0.015),
     "2mass": Depth({"flux_j_2mass": 18.0, "flux_h_2mass": 24.0, "flux_k_2mass": 30.0}, 0.02),
@@ -96,7 +97,7 @@ def band_name(key: str) -> str:
 def measured(
     survey: str, fluxes: dict[str, float], spread: float, ebv: float, rng: np.random.Generator
 ) -> dict[str, Payload]:
-    """Photometry of a survey; `fluxes` true, dimmed by the Galaxy; `spread` noise over that of a point source (1 to ~5).
+    """Photometry of a survey; `fluxes` true, dimmed by the Galaxy; `spread` noise over that of a point source.
 
     A band of HSC whose flux comes out below 3 sigma has no magnitude; fluxes in nanomaggies may be negative.
     """

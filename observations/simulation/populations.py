@@ -1,6 +1,6 @@
 """Distances and ages of a flat universe, and what galaxies are: mass, star formation, dust, size, by redshift.
 
-Published relations, rounded; they give a population like the real one, not a fit to it. H0 = 70 km/s/Mpc, Omega_m = 0.3.
+Published relations, rounded: a population like the real one, not a fit to it. H0 = 70 km/s/Mpc, Omega_m = 0.3.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def mass_function(kind: Type, log_mass: Doubles, z: Doubles) -> Doubles:
     Their numbers fall towards high redshift roughly as Ilbert et al. (2013, A&A 556, A55) find: quiescent ones as
     (1 + z)^-2.2, star-forming ones as (1 + z)^-0.7.
     """
-    turn, faint, density, fall = (10.62, -1.35, 1.1e-3, -0.7) if kind == "star-forming" else (10.75, -0.45, 3.0e-3, -2.2)
+    turn, faint, density, fall = (
+        (10.62, -1.35, 1.1e-3, -0.7) if kind == "star-forming" else (10.75, -0.45, 3.0e-3, -2.2)
+    )
     ratio = 10.0 ** (log_mass - turn)
     out: Doubles = np.log(10) * density * (1 + z) ** fall * ratio ** (faint + 1) * np.exp(-ratio)
     return out

@@ -1,7 +1,7 @@
 """The light of simulated quasars: power laws, broad and narrow lines, iron, the Balmer continuum, hot dust, the forest.
 
-Levels and equivalent widths are those of the composite of Vanden Berk et al. (2001, AJ 122, 549), rounded and scattered;
-wavelengths are in vacuum.
+Levels and equivalent widths are those of the composite of Vanden Berk et al. (2001, AJ 122, 549), rounded and
+scattered; wavelengths are in vacuum.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ LYMAN_ALPHA, LYMAN_BETA, LYMAN_LIMIT = 1215.67, 1025.72, 911.75
 
 BROAD = {
     "Ly alpha": (1215.67, 75.0, 1.2), "N V": (1240.14, 12.0, 1.1), "O VI": (1033.83, 10.0, 1.1),
-    "Si II": (1305.42, 1.7, 0.8), "C II": (1335.30, 0.7, 0.8), "Si IV": (1399.8, 8.5, 1.1), "C IV": (1549.06, 27.0, 1.15),
-    "He II": (1640.42, 3.0, 1.3), "Al III": (1857.40, 2.0, 1.0), "Si III]": (1892.03, 2.0, 1.0),
-    "C III]": (1908.73, 19.0, 1.1), "Mg II a": (2796.35, 16.5, 0.85), "Mg II b": (2803.53, 14.0, 0.85),
-    "H delta": (4102.89, 6.0, 1.0), "H gamma": (4341.68, 13.0, 1.0), "H beta": (4862.68, 46.0, 1.0),
-    "He I": (5877.29, 4.9, 1.0), "H alpha": (6564.61, 195.0, 0.9), "O I": (8448.6, 5.0, 0.8), "Pa 9": (9231.5, 3.0, 0.9),
-    "Pa epsilon": (9548.6, 5.0, 0.9), "Pa delta": (10052.1, 7.0, 0.9), "He I b": (10833.3, 30.0, 0.9),
+    "Si II": (1305.42, 1.7, 0.8), "C II": (1335.30, 0.7, 0.8), "Si IV": (1399.8, 8.5, 1.1),
+    "C IV": (1549.06, 27.0, 1.15), "He II": (1640.42, 3.0, 1.3), "Al III": (1857.40, 2.0, 1.0),
+    "Si III]": (1892.03, 2.0, 1.0), "C III]": (1908.73, 19.0, 1.1), "Mg II a": (2796.35, 16.5, 0.85),
+    "Mg II b": (2803.53, 14.0, 0.85), "H delta": (4102.89, 6.0, 1.0), "H gamma": (4341.68, 13.0, 1.0),
+    "H beta": (4862.68, 46.0, 1.0), "He I": (5877.29, 4.9, 1.0), "H alpha": (6564.61, 195.0, 0.9),
+    "O I": (8448.6, 5.0, 0.8), "Pa 9": (9231.5, 3.0, 0.9), "Pa epsilon": (9548.6, 5.0, 0.9),
+    "Pa delta": (10052.1, 7.0, 0.9), "He I b": (10833.3, 30.0, 0.9),
     "Pa beta": (12821.6, 30.0, 0.9), "Pa alpha": (18756.1, 55.0, 0.9),
 }  # fmt: skip
 """Vacuum Angstrom, rest equivalent width in Angstrom, width over that of H beta."""
@@ -41,15 +42,23 @@ IRON = (
     (2750, 50, 0.10), (2880, 50, 0.07), (2965, 45, 0.06), (3200, 120, 0.04), (4180, 60, 0.03), (4300, 50, 0.03),
     (4515, 40, 0.06), (4570, 35, 0.08), (4630, 35, 0.07), (5180, 45, 0.05), (5275, 50, 0.08), (5330, 40, 0.05),
 )  # fmt: skip
-"""Blends of Fe II: centre and sigma in Angstrom, height over the continuum (after Vestergaard & Wilkes 2001 and Boroson &
-Green 1992, as sums of Gaussians)."""
+"""Blends of Fe II: centre and sigma in Angstrom, height over the continuum (after Vestergaard & Wilkes 2001 and
+Boroson & Green 1992, as sums of Gaussians)."""
 
 
 @dataclass(frozen=True)
 class Quasar:
-    """z; blue, red: spectral indices of f_lambda below and above 5000 A; width of H beta (FWHM, km/s); strength of lines,
-    narrow lines and iron over the composite; reddening (SMC E(B-V), mag); dust: hot dust at 2 um over the power law;
-    trough: depth, start and end (km/s) of a broad absorption, depth 0 = none; seed of the forest."""
+    """What one quasar is.
+
+    blue, red   spectral indices of f_lambda below and above 5000 A
+    width       of H beta, FWHM in km/s
+    lines, narrow, iron  strengths over the composite's
+    balmer      Balmer continuum at its edge over the power law
+    reddening   E(B-V) in mag of dust like that of the SMC
+    dust        hot dust at 2 um over the power law
+    trough      depth, start and end (km/s) of a broad absorption; depth 0 = none
+    seed        of line ratios and the forest
+    """
 
     z: float
     blue: float
@@ -117,7 +126,7 @@ def _balmer(rest: Doubles) -> Doubles:
 
 
 def shine(quasar: Quasar) -> Light:
-    """The light of a quasar as it arrives at the Galaxy, in relative units; its lines are in `flux`, for none is narrow."""
+    """The light of a quasar as it arrives at the Galaxy, in relative units; its lines are in `flux`."""
     rest = GRID / (1 + quasar.z)
     power = _power(quasar, rest)
     flux = power.copy()
@@ -157,7 +166,7 @@ def _add(flux: Doubles, power: Doubles, rest: Doubles, centre: float, sigma: flo
 
 
 def optical_depth(z: Doubles) -> Doubles:
-    """Mean Lyman-alpha optical depth of the intergalactic gas: 0.0023 (1 + z)^3.65, Kim et al. (2007, MNRAS 382, 1657)."""
+    """Mean Lyman-alpha optical depth between galaxies: 0.0023 (1 + z)^3.65, Kim et al. (2007, MNRAS 382, 1657)."""
     out: Doubles = 0.0023 * (1 + z) ** 3.65
     return out
 

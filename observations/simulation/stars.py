@@ -1,8 +1,8 @@
 """The light of simulated stars: continua fitted to real Gaia XP spectra, with lines that XP does not resolve put in.
 
-Between 3300 and 8000 K the continuum is what `fit_stars` found for these parameters; hotter stars follow a black body with
-Balmer jump from there. Lines and bands are those of the Sun, scaled with temperature, gravity and abundance by simple
-laws: right in place, about right in strength, no model atmosphere.
+Between 3300 and 8000 K the continuum is what `fit_stars` found for these parameters; hotter stars follow a black body
+with a Balmer jump from there. Lines and bands are those of the Sun, scaled with temperature, gravity and abundance by
+simple laws: right in place, about right in strength, no model atmosphere.
 """
 
 from __future__ import annotations
@@ -27,33 +27,43 @@ LOW_RESOLUTION = 2500.0
 COOLEST, HOTTEST = 3300.0, 8000.0
 """K; between them the fit holds."""
 
-BALMER = {6564.61: 3.5, 4862.68: 5.0, 4341.68: 5.5, 4102.89: 5.5, 3971.20: 5.0, 3890.15: 4.5, 3836.47: 4.0, 3798.98: 3.2}
+BALMER = {
+    6564.61: 3.5,
+    4862.68: 5.0,
+    4341.68: 5.5,
+    4102.89: 5.5,
+    3971.20: 5.0,
+    3890.15: 4.5,
+    3836.47: 4.0,
+    3798.98: 3.2,
+}
 """Vacuum Angstrom, equivalent width in Angstrom at 9500 K over 2.5."""
 
 # Air wavelength and equivalent width in Angstrom in the Sun (Moore, Minnaert & Houtgast 1966, rounded).
 NEUTRAL = (
-    (3719.9, 1.6), (3734.9, 2.9), (3737.1, 1.1), (3745.6, 1.2), (3749.5, 1.9), (3758.2, 1.6), (3763.8, 0.8), (3767.2, 0.8),
-    (3815.8, 1.2), (3820.4, 1.7), (3825.9, 1.5), (3829.4, 0.9), (3832.3, 1.7), (3838.3, 1.9), (3859.9, 1.5), (3886.3, 0.9),
-    (3922.9, 0.4), (3927.9, 0.4), (4030.8, 0.5), (4045.8, 1.2), (4063.6, 0.8), (4071.7, 0.7), (4132.1, 0.4), (4143.9, 0.5),
-    (4226.7, 1.5), (4250.5, 0.35), (4254.3, 0.4), (4260.5, 0.6), (4271.8, 0.75), (4274.8, 0.35), (4289.7, 0.3),
-    (4307.9, 0.7), (4325.8, 0.8), (4383.5, 1.0), (4404.8, 0.9), (4415.1, 0.4), (4528.6, 0.25), (4871.8, 0.18),
-    (4891.5, 0.3), (4920.5, 0.43), (4957.6, 0.65), (5012.1, 0.25), (5041.4, 0.22), (5167.4, 1.2), (5172.7, 1.3),
-    (5183.6, 1.6), (5191.5, 0.25), (5206.1, 0.3), (5208.4, 0.3), (5227.2, 0.35), (5232.9, 0.35), (5269.6, 0.5),
-    (5328.1, 0.45), (5371.5, 0.3), (5397.1, 0.25), (5405.8, 0.27), (5429.7, 0.28), (5446.9, 0.25), (5455.6, 0.23),
-    (5528.4, 0.29), (5615.7, 0.2), (5889.95, 0.75), (5895.92, 0.56), (6122.2, 0.22), (6136.6, 0.14), (6162.2, 0.26),
-    (6191.6, 0.13), (6230.7, 0.14), (6336.8, 0.1), (6400.0, 0.15), (6439.1, 0.16), (6494.98, 0.17), (6678.0, 0.12),
-    (7664.9, 0.2), (7699.0, 0.16), (8183.3, 0.2), (8194.8, 0.3), (8688.6, 0.25), (8806.8, 0.4),
+    (3719.9, 1.6), (3734.9, 2.9), (3737.1, 1.1), (3745.6, 1.2), (3749.5, 1.9), (3758.2, 1.6), (3763.8, 0.8),
+    (3767.2, 0.8), (3815.8, 1.2), (3820.4, 1.7), (3825.9, 1.5), (3829.4, 0.9), (3832.3, 1.7), (3838.3, 1.9),
+    (3859.9, 1.5), (3886.3, 0.9), (3922.9, 0.4), (3927.9, 0.4), (4030.8, 0.5), (4045.8, 1.2), (4063.6, 0.8),
+    (4071.7, 0.7), (4132.1, 0.4), (4143.9, 0.5), (4226.7, 1.5), (4250.5, 0.35), (4254.3, 0.4), (4260.5, 0.6),
+    (4271.8, 0.75), (4274.8, 0.35), (4289.7, 0.3), (4307.9, 0.7), (4325.8, 0.8), (4383.5, 1.0), (4404.8, 0.9),
+    (4415.1, 0.4), (4528.6, 0.25), (4871.8, 0.18), (4891.5, 0.3), (4920.5, 0.43), (4957.6, 0.65), (5012.1, 0.25),
+    (5041.4, 0.22), (5167.4, 1.2), (5172.7, 1.3), (5183.6, 1.6), (5191.5, 0.25), (5206.1, 0.3), (5208.4, 0.3),
+    (5227.2, 0.35), (5232.9, 0.35), (5269.6, 0.5), (5328.1, 0.45), (5371.5, 0.3), (5397.1, 0.25), (5405.8, 0.27),
+    (5429.7, 0.28), (5446.9, 0.25), (5455.6, 0.23), (5528.4, 0.29), (5615.7, 0.2), (5889.95, 0.75), (5895.92, 0.56),
+    (6122.2, 0.22), (6136.6, 0.14), (6162.2, 0.26), (6191.6, 0.13), (6230.7, 0.14), (6336.8, 0.1), (6400.0, 0.15),
+    (6439.1, 0.16), (6494.98, 0.17), (6678.0, 0.12), (7664.9, 0.2), (7699.0, 0.16), (8183.3, 0.2), (8194.8, 0.3),
+    (8688.6, 0.25), (8806.8, 0.4),
 )  # fmt: skip
 ALPHA = frozenset({3829.4, 3832.3, 3838.3, 4226.7, 5167.4, 5172.7, 5183.6, 5528.4, 6122.2, 6162.2, 6439.1, 8806.8})
 """Lines of Mg and Ca, which follow [alpha/Fe] too."""
-IONISED = ((3933.66, 19.0), (3968.47, 14.0), (4077.7, 0.4), (4215.5, 0.25), (4554.0, 0.16), (8498.02, 1.4), (8542.09, 3.6),
-           (8662.14, 2.7))  # fmt: skip
+IONISED = ((3933.66, 19.0), (3968.47, 14.0), (4077.7, 0.4), (4215.5, 0.25), (4554.0, 0.16), (8498.02, 1.4),
+           (8542.09, 3.6), (8662.14, 2.7))  # fmt: skip
 SODIUM = frozenset({5889.95, 5895.92, 8183.3, 8194.8})
 
 BANDS = ((3883.0, 60.0, 5400.0, 0.25), (4215.0, 60.0, 5000.0, 0.12), (4314.0, 32.0, 5800.0, 0.25),
          (5211.0, 110.0, 4300.0, 0.3), (6385.0, 40.0, 3600.0, 0.2), (7050.0, 100.0, 3700.0, 0.15))  # fmt: skip
-"""Bands that begin at a red head and fade blueward: CN, CN, CH, MgH, CaH, CaH. Air Angstrom of the head, length, K below
-which they grow, depth."""
+"""Bands that begin at a red head and fade blueward: CN, CN, CH, MgH, CaH, CaH. Air Angstrom of the head, length, K
+below which they grow, depth."""
 TITANIUM_OXIDE = ((4761.0, 70.0), (4954.0, 110.0), (5167.0, 120.0), (5448.0, 120.0), (5759.0, 80.0), (5847.0, 120.0),
                   (6159.0, 140.0), (6651.0, 90.0), (7054.0, 150.0), (7126.0, 110.0), (7589.0, 120.0),
                   (8432.0, 90.0), (8859.0, 90.0))  # fmt: skip
@@ -107,7 +117,7 @@ def continuum(star: Star) -> Doubles:
     nodes = (row @ _coefficients())[0]
     log = np.interp(np.log(GRID), np.log(NODES), nodes)
     # Outside of the nodes black bodies go on: bluer than 3360 A with the slope there, redder than K as lambda^-4.
-    blue, red = GRID < NODES[0], GRID > NODES[-1]
+    blue, red = NODES[0] > GRID, NODES[-1] < GRID
     log[blue] = nodes[0] + np.log(_hot(GRID[blue], teff) / _hot(NODES[:1], teff)[0])
     log[red] = nodes[-1] - 4 * np.log(GRID[red] / NODES[-1])
     flux = np.exp(log)
@@ -152,7 +162,9 @@ def absorption(star: Star) -> Doubles:
     hydrogen = np.exp(-((np.log(star.teff / 9500.0) / (0.55 if dwarf else 0.33)) ** 2))
     wings = 3.0 if dwarf else 10 ** (0.12 * (star.logg - 4.0) * float(star.teff > 7500))
     for vacuum, width in BALMER.items():
-        _absorb(out, vacuum, 2.5 * width * hydrogen * wings + 0.4 * width * (star.teff < 6500) * (star.teff > 4300), 1.0)
+        _absorb(
+            out, vacuum, 2.5 * width * hydrogen * wings + 0.4 * width * (star.teff < 6500) * (star.teff > 4300), 1.0
+        )
     for head, length, below, depth in BANDS:
         cool = np.clip((below - star.teff) / 900.0, 0.0, 1.0) * 10 ** (0.3 * m)
         gravity = np.clip(1 + 0.4 * (star.logg - 4.5), 0.2, 1.4) if head in (5211.0, 6385.0, 7050.0) else 1.0
@@ -229,8 +241,11 @@ def draw_star(rng: np.random.Generator) -> Star:
     return Star(teff, logg, fe_h, alpha_m, velocity, rotation)
 
 
-_CORRECTIONS = ([3300, 3600, 4000, 5000, 5800, 7000, 10000, 15000, 25000], [-2.0, -1.4, -0.9, -0.3, -0.1, 0.0, -0.35, -1.2,
-                                                                             -2.4])  # fmt: skip
+_CORRECTIONS = (
+    [3300, 3600, 4000, 5000, 5800, 7000, 10000, 15000, 25000],
+    [-2.0, -1.4, -0.9, -0.3, -0.1, 0.0, -0.35, -1.2, -2.4],
+)
+"""Teff in K, bolometric correction in r."""
 
 
 def absolute_magnitude(star: Star) -> float:
@@ -240,7 +255,15 @@ def absolute_magnitude(star: Star) -> float:
     return float(4.74 - 2.5 * luminosity - np.interp(star.teff, *_CORRECTIONS))
 
 
-SPECTRAL_TYPES = (("O", 30000.0), ("B", 10000.0), ("A", 7500.0), ("F", 6000.0), ("G", 5200.0), ("K", 3900.0), ("M", 0.0))
+SPECTRAL_TYPES = (
+    ("O", 30000.0),
+    ("B", 10000.0),
+    ("A", 7500.0),
+    ("F", 6000.0),
+    ("G", 5200.0),
+    ("K", 3900.0),
+    ("M", 0.0),
+)
 """Type and lowest Teff in K."""
 
 

