@@ -20,7 +20,7 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def least(level: float) -> int:
-    """Calibration objects from which an interval of this level is finite: 2 for 0.68, 19 for 0.95."""
+    """Calibration objects from which an interval of this level is finite: 3 for 0.68, 19 for 0.95."""
     return math.ceil(level / (1 - level) - 1e-9)
 
 

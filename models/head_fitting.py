@@ -13,22 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models.applicability import RANGE, Coverage, Typicality
+from albireo.models.calibration import least
 from albireo.models.head_density import Density, grid
-from albireo.models.head_network import HeadNetwork, Rows, reduce, run
+from albireo.models.head_network import HeadNetwork, run
 from albireo.models.head_scores import scores
-from albireo.models.head_splits import PARTS, groups_of, split
+from albireo.models.head_splits import PARTS, groups_of, shares_of, split
 from albireo.models.head_tasks import Classes, HeadTask, Quantiles, Sample
-from albireo.models.head_training import Part, Trained, train
-from albireo.models.heads import NETWORKS, POOLINGS, TASKS, Card, Head, Network, Pooling, Task, own_keys
+from albireo.models.head_training import Part, Trained, rows_of, start_from_ridge, train
+from albireo.models.heads import LEVELS, NETWORKS, POOLINGS, TASKS, Card, Head, Network, Pooling, Task, own_keys
 from albireo.models.token_states import TokenStates
 from albireo.observations.errors import BadInput
 from albireo.observations.modalities import MODALITIES
 
-IN_MEMORY = 1 << 30
-"""Bytes of token states up to which attentive pooling keeps them in memory while it is fitted."""
-
-LEAST = {"training": 20, "validation": 5, "calibration": 1}
-"""Objects without which there is no fit. Intervals need more for calibration, and say so."""
+LEAST = {"training": 20, "validation": 5, "calibration": least(max(LEVELS))}
+"""Labels of each target without which there is no fit, or no interval."""
 
 LEAST_OF_CLASS = 5
 """Training objects of a class."""
@@ -67,7 +65,8 @@ class Plan:
     weights    column of selection weights, or None
     balanced   classification: classes count alike, however many objects each has
     interval   regression: "cqr" (conformalised quantiles, widths of their own) or "split" (one width for all)
-    parts      shares of training, validation, calibration, test; the last may be 0
+    parts      shares of training, validation, calibration, test; the last may be 0. None: 70, 10, 10, 10 %, of few
+               objects more for calibration
     z_max      redshift: end of the grid
     queries    attentive pooling: number of learned queries
     epochs     None: as many as the number of objects asks for; the best on the validation part is kept
@@ -83,7 +82,7 @@ class Plan:
     weights: str | None = None
     balanced: bool = False
     interval: Literal["cqr", "split"] = "cqr"
-    parts: tuple[float, float, float, float] = (0.7, 0.1, 0.1, 0.1)
+    parts: tuple[float, float, float, float] | None = None
     z_max: float = 5.0
     queries: int = 8
     epochs: int | None = None
@@ -104,7 +103,8 @@ class Plan:
             raise _invalid("targets", f"a {self.task} has one target", "fit a head for each")
         if unknown := self.units.keys() - set(self.targets):
             raise _invalid("units", f"{', '.join(sorted(unknown))} is no target", "name the unit of a target")
-        if len(self.parts) != len(PARTS) or min(self.parts) < 0 or not np.isclose(sum(self.parts), 1):
+        shares = self.parts or shares_of(0)
+        if len(shares) != len(PARTS) or min(shares) < 0 or not np.isclose(sum(shares), 1):
             raise _invalid("parts", str(self.parts), f"four shares that sum to 1: {', '.join(PARTS)}")
         if not 0 < self.z_max <= 20 or self.queries < 1:
             raise _invalid("z_max", f"{self.z_max}, {self.queries} queries", "a redshift up to 20; one query or more")
@@ -122,8 +122,8 @@ class Labelled:
     columns  the columns of the labels that are used, row by row of `at`
     weights  (n,) selection weights, 1 without a column of them
     groups   (n,) what may not be in two parts
-    parts    (n,) part of each, a number in PARTS
-    left_out objects without a label, labels without an object
+    parts    (n,) part of each, a number in PARTS, or -1 for what shares no modality with any training object
+    left_out objects without a label, labels without an object, objects of no part
     """
 
     at: NDArray[np.int64]
@@ -150,7 +150,7 @@ def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = la
     coverage = Coverage.of([held[i].facts for i in training], [held[i].keys for i in training], states.z_limit)
     known = list(coverage.modalities)
     parts = [
-        Part(_rows(states, data.at[rows], plan.pooling, known), truth[rows], _mean_one(data.weights[rows]))
+        Part(rows_of(states, data.at[rows], plan.pooling, known), truth[rows], _mean_one(data.weights[rows]))
         for rows in of_part
     ]
     task = _task(plan, parts[0], classes)
@@ -158,6 +158,8 @@ def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = la
     def build() -> HeadNetwork:
         network = HeadNetwork(plan.pooling, plan.network, states.dim, len(known), plan.queries, task.n_outputs)
         network.standardise(parts[0].rows)
+        if plan.network == "linear" and isinstance(task, Quantiles):
+            start_from_ridge(network, task, parts[0], parts[1])
         return network
 
     trained = train(build, task, parts[0], parts[1], plan.epochs, plan.seed, progress)
@@ -191,10 +193,7 @@ def _labelled(states: TokenStates, labels: Labels, plan: Plan) -> Labelled:
                 fix=f"one of {', '.join(labels.columns)}",
             )
     row_of = {name: row for row, name in enumerate(labels.ids)}
-    there = np.zeros(len(labels.ids), bool)
-    for target in plan.targets:
-        column = labels.columns[target]
-        there |= _given(column, target, plan.task)
+    there = np.any([_given(labels.columns[target], target, plan.task) for target in plan.targets], axis=0)
     at = np.array([i for i, name in enumerate(states.ids) if name in row_of and there[row_of[name]]], np.int64)
     rows = np.array([row_of[states.objects[i].facts.id] for i in at], np.int64)
     columns = {name: labels.columns[name][rows] for name in wanted}
@@ -202,18 +201,32 @@ def _labelled(states: TokenStates, labels: Labels, plan: Plan) -> Labelled:
     if not (np.isfinite(weights) & (weights > 0)).all():
         raise BadInput("value_out_of_range", "a weight is missing or not above 0", field=plan.weights)
     groups = groups_of([states.objects[i].facts for i in at], plan.group, columns)
-    parts = split(groups, plan.parts, plan.seed)
-    for name, least in LEAST.items():
-        n = int((parts == PARTS.index(name)).sum())
-        if n < least:
+    parts = split(groups, plan.parts or shares_of(len(at)), plan.seed)
+    keys = [set(states.objects[i].keys) for i in at]
+    taught = set().union(*(present for present, part in zip(keys, parts, strict=True) if part == 0))
+    unlike = np.array([not present & taught for present in keys], bool)
+    parts[unlike] = -1
+    for target in plan.targets:
+        _enough(_given(columns[target], target, plan.task), groups, parts, target)
+    left_out = {
+        "without_label": len(states) - len(at),
+        "without_object": int(there.sum()) - len(at),
+        "without_modality_in_training": int(unlike.sum()),
+    }
+    return Labelled(at, columns, weights, groups, parts, left_out)
+
+
+def _enough(given: NDArray[np.bool_], groups: Sequence[str], parts: NDArray[np.int64], target: str) -> None:
+    """There must be labels of a target in every part but the test part."""
+    for name, wanted in LEAST.items():
+        n = int((given & (parts == PARTS.index(name))).sum())
+        if n < wanted:
             raise BadInput(
                 "labels_too_few",
-                f"{n} of {len(at)} labelled objects ({len(set(groups))} groups) are in the {name} part; it takes {least}",
-                field=plan.targets[0],
+                f"{n} of {given.sum()} labels ({len(set(groups))} groups of objects) are for {name}; it takes {wanted}",
+                field=target,
                 fix="give more labels, other shares, or smaller groups",
             )
-    left_out = {"without_label": len(states) - len(at), "without_object": int(there.sum()) - len(at)}
-    return Labelled(at, columns, weights, groups, parts, left_out)
 
 
 def _given(column: NDArray[Any], target: str, task: Task) -> NDArray[np.bool_]:
@@ -277,9 +290,6 @@ def _truth(data: Labelled, plan: Plan, classes: Sequence[str]) -> NDArray[Any]:
         return np.searchsorted(np.array(classes), data.columns[plan.targets[0]].astype(np.str_)).astype(np.int64)
     numbers = np.stack([data.columns[target].astype(np.float64) for target in plan.targets], axis=1)
     if plan.task == "regression":
-        for target, labels in zip(plan.targets, numbers[data.parts == 0].T, strict=True):
-            if np.isfinite(labels).sum() < LEAST["training"]:
-                raise BadInput("labels_too_few", f"{np.isfinite(labels).sum()} training labels", field=target)
         return numbers
     z = numbers[:, 0]
     outside = (z < LOWEST_Z) | (z > plan.z_max)
@@ -304,26 +314,6 @@ def _task(plan: Plan, training: Part, classes: Sequence[str]) -> HeadTask:
 
 def _mean_one(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     return weights / weights.mean() if len(weights) else weights
-
-
-def _rows(states: TokenStates, at: NDArray[np.int64], pooling: Pooling, known: Sequence[str]) -> Sequence[Rows]:
-    """What a head reads of objects: in memory, unless that is more than IN_MEMORY."""
-    lazy = StateRows(states, at, pooling, known)
-    size = sum(states.objects[i].n_rows for i in at) * states.dim * 4
-    return lazy if pooling == "attentive" and size > IN_MEMORY else [lazy[i] for i in range(len(lazy))]
-
-
-class StateRows(Sequence[Rows]):
-    """Rows of objects, read from the token states when they are asked for."""
-
-    def __init__(self, states: TokenStates, at: NDArray[np.int64], pooling: Pooling, known: Sequence[str]) -> None:
-        self.states, self.at, self.pooling, self.known = states, at, pooling, known
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def __getitem__(self, i: Any) -> Any:
-        return reduce(*self.states.rows(int(self.at[i])), self.pooling, self.known)
 
 
 def _tested(plan: Plan, task: HeadTask, sample: Sample, data: Labelled, rows: NDArray[np.int64]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ HIDDEN = 256
 DROPOUT = 0.1
 PER_QUERY = 64
 """Features that a query gives."""
-PER_MODALITY = 64
-"""Features into which every modality is mapped. A map costs D x 64 numbers; a head file should stay small."""
+PER_MODALITY = 48
+"""Features into which every modality is mapped. A map costs D x 48 numbers; a head file should stay small."""
 ENOUGH = 10_000
 """Training objects that are looked at for means and standard deviations, evenly taken."""
 

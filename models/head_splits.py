@@ -14,8 +14,19 @@ from albireo.observations.errors import BadInput, Unavailable
 
 PARTS = ("training", "validation", "calibration", "test")
 
+SHARES = (0.7, 0.1, 0.1, 0.1)
+CALIBRATION = 40
+"""Objects that are wanted for calibration: with fewer, intervals cover what they say on average only."""
+
 SKY_SIDE = 64
 """HEALPix cells of the sky have 12 SKY_SIDE^2 in all: 0.9 degrees across."""
+
+
+def shares_of(n: int) -> tuple[float, float, float, float]:
+    """SHARES, but of few objects more for calibration, to a half of those for training."""
+    training, validation, calibration, test = SHARES
+    more = float(np.clip(CALIBRATION / max(n, 1), calibration, 0.3)) - calibration
+    return training - more, validation, calibration + more, test
 
 
 def groups_of(facts: Sequence[Facts], group: str, columns: Mapping[str, NDArray[Any]]) -> list[str]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from albireo.models.applicability import RANGE
-from albireo.models.calibration import conformal_quantile, least, log_softmax, temperature
+from albireo.models.calibration import conformal_quantile, log_softmax, temperature
 from albireo.models.heads import LEVELS, Card, Number, Prior
 from albireo.models.redshift import Posterior
 from albireo.observations.errors import BadInput
@@ -98,8 +98,8 @@ class Quantiles:
         total = (there * weights[:, None]).sum(axis=0)
         centre = np.where(there, truth, 0.0).T @ weights / total
         spread = np.sqrt(np.where(there, (truth - centre) ** 2, 0.0).T @ weights / total)
-        for name, width in zip(names, spread, strict=True):
-            if width == 0:
+        for name, width, middle in zip(names, spread, centre, strict=True):
+            if width <= 1e-9 * abs(middle):
                 raise BadInput("value_out_of_range", f"every label {name} is the same", field=name)
         low, high = np.nanpercentile(truth, RANGE, axis=0)
         widths = np.zeros((len(names), len(LEVELS)))
@@ -113,6 +113,10 @@ class Quantiles:
     @property
     def n_outputs(self) -> int:
         return len(self.names) * len(FRACTIONS)
+
+    def scaled(self, truth: Doubles) -> Doubles:
+        """Labels (n, T) in units of `spread` from `centre`."""
+        return (truth - self.centre) / self.spread
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         scaled = (truth - torch.from_numpy(self.centre)) / torch.from_numpy(self.spread)
@@ -131,11 +135,10 @@ class Quantiles:
 
     def calibrated(self, calibration: Sample, validation: Sample) -> Quantiles:
         quantiles = self._quantiles(torch.from_numpy(calibration.outputs)).numpy()
-        scaled = (calibration.truth - self.centre) / self.spread
+        scaled = self.scaled(calibration.truth)
         widths = np.zeros_like(self.widths)
-        for t, name in enumerate(self.names):
+        for t in range(len(self.names)):
             there = np.isfinite(scaled[:, t])
-            enough(int(there.sum()), name)
             y, q = scaled[there, t], quantiles[there, t]
             for k, level in enumerate(LEVELS):
                 low, high = self._pair(q, k)
@@ -206,7 +209,6 @@ class Classes:
         return nnf.cross_entropy(outputs, truth, torch.from_numpy(self.weights).to(outputs), reduction="none")
 
     def calibrated(self, calibration: Sample, validation: Sample) -> Classes:
-        enough(len(calibration.truth), "class")
         weights = calibration.weights * self.weights[calibration.truth]
         return replace(self, temperature=temperature(calibration.outputs, calibration.truth, weights))
 
@@ -219,17 +221,6 @@ class Classes:
 
     def arrays(self) -> dict[str, Array]:
         return {"weights": self.weights, "temperature": np.array([self.temperature])}
-
-
-def enough(n: int, name: str) -> None:
-    """There must be as many calibration objects as the widest interval takes."""
-    if n < least(max(LEVELS)):
-        raise BadInput(
-            "labels_too_few",
-            f"{n} labels {name} are left for calibration, and intervals of {max(LEVELS):.0%} take {least(max(LEVELS))}",
-            field=name,
-            fix="give more labels, or a larger share of them to calibration",
-        )
 
 
 def _intervals(low: Doubles, high: Doubles) -> dict[float, tuple[float, float]]:

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from albireo.models.head_network import HeadNetwork, Rows, collate, run
-from albireo.models.head_tasks import HeadTask
+from albireo.models.head_network import HeadNetwork, Rows, collate, reduce, run
+from albireo.models.head_tasks import FRACTIONS, HeadTask, Quantiles
+from albireo.models.heads import Pooling
+from albireo.models.token_states import TokenStates
 
 FEW = 3_000
 """Training objects below which the weight decay is chosen on the validation part."""
@@ -20,9 +23,15 @@ DECAYS = (0.01, 0.3, 3.0)
 STEPS = 5_000
 """Steps that a fit takes, about, unless there are so many objects that they need more."""
 
+PENALTIES = np.logspace(-5, 1, 13)
+"""Of ridge regression, in variances of a feature."""
+
 RATE = 2e-3
 PATIENCE = 0.25
 """Share of all epochs after which a fit that gets no better ends."""
+
+IN_MEMORY = 1 << 30
+"""Bytes of token states up to which attentive pooling keeps them in memory while it is fitted."""
 
 Array = NDArray[Any]
 
@@ -129,6 +138,54 @@ def _train(
             break
     network.load_state_dict(kept)
     return Trained(network.eval(), best.loss, decay, best.epoch, tuple(curve))
+
+
+def rows_of(states: TokenStates, at: NDArray[np.int64], pooling: Pooling, known: Sequence[str]) -> Sequence[Rows]:
+    """What a head reads of objects: in memory, unless that is more than IN_MEMORY."""
+    lazy = StateRows(states, at, pooling, known)
+    size = sum(states.objects[i].n_rows for i in at) * states.dim * 4
+    return lazy if pooling == "attentive" and size > IN_MEMORY else [lazy[i] for i in range(len(lazy))]
+
+
+class StateRows(Sequence[Rows]):
+    """Rows of objects, read from the token states when they are asked for."""
+
+    def __init__(self, states: TokenStates, at: NDArray[np.int64], pooling: Pooling, known: Sequence[str]) -> None:
+        self.states, self.at, self.pooling, self.known = states, at, pooling, known
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, i: Any) -> Any:
+        return reduce(*self.states.rows(int(self.at[i])), self.pooling, self.known)
+
+
+@torch.no_grad()
+def start_from_ridge(network: HeadNetwork, task: Quantiles, training: Part, validation: Part) -> None:
+    """Set a linear read-out to ridge regression on the features as they are: a start that takes no step.
+
+    The penalty is the best on the validation part, for each target; steps to the quantiles are those of a normal
+    distribution with the residuals' spread.
+    """
+    assert isinstance(network.readout, nn.Linear)
+    x, x_new = (run(network, part.rows)[1] for part in (training, validation))
+    y, y_new = task.scaled(training.truth), task.scaled(validation.truth)
+    weight, bias = np.zeros((len(task.names), len(FRACTIONS), x.shape[1])), np.zeros((len(task.names), len(FRACTIONS)))
+    for t in range(len(task.names)):
+        there, there_new = np.isfinite(y[:, t]), np.isfinite(y_new[:, t])
+        w = training.weights[there] / training.weights[there].sum()
+        x_mean, y_mean = w @ x[there], w @ y[there, t]
+        off = x[there] - x_mean
+        values, vectors = np.linalg.eigh(off.T * w @ off)
+        along = vectors.T @ (off.T @ (w * (y[there, t] - y_mean)))
+        slopes = vectors @ (along[:, None] / (values.clip(0)[:, None] + PENALTIES))
+        errors = ((x_new[there_new] - x_mean) @ slopes + y_mean - y_new[there_new, t][:, None]) ** 2
+        best = int(errors.mean(axis=0).argmin()) if len(errors) else len(PENALTIES) // 2
+        spread = np.sqrt(w @ (off @ slopes[:, best] + y_mean - y[there, t]) ** 2)
+        weight[t, 0], bias[t, 0] = slopes[:, best], y_mean - x_mean @ slopes[:, best]
+        bias[t, 1:] = np.log(np.expm1(max(spread, 1e-3)))
+    network.readout.weight.copy_(torch.from_numpy(weight.reshape(-1, x.shape[1])))
+    network.readout.bias.copy_(torch.from_numpy(bias.reshape(-1)))
 
 
 @torch.no_grad()

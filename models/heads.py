@@ -139,7 +139,7 @@ class Card:
             return cls.from_json(json.loads(text))
         except FileNotFoundError as error:
             raise BadInput("file_not_found", "there is no such head file", file=str(path)) from error
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise _no_head(path, error) from error
 
     @classmethod

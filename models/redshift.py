@@ -1,4 +1,4 @@
-"""The redshift posterior that a checkpoint gives: the decoder's probabilities of the token `tok_z`.
+"""Posteriors of redshift, and the one that a checkpoint gives by itself: its probabilities of the token `tok_z`.
 
 AION-1's grid ends at z = 1 and its last code stands for everything beyond, so a posterior that piles up there says
 only "1 or more": it is flagged `z_posterior_saturated`.
@@ -25,10 +25,10 @@ Doubles = NDArray[np.float64]
 class Posterior:
     """Probabilities of redshift.
 
-    edges        (V + 1,) cell k lies between edges[k] and edges[k + 1]; cell 0 is z <= 0, the last has no upper end:
-                 its upper edge here is the end of the grid
+    edges        (V + 1,) cell k lies between edges[k] and edges[k + 1], as wide as it may be. Of `tok_z` cell 0 is
+                 z <= 0 and the last has no upper end: its upper edge here is the end of the grid
     probability  (V,), sums to 1
-    flags        "z_posterior_saturated" if the last cell has SATURATED or more
+    flags        of `tok_z`: "z_posterior_saturated" if the last cell has SATURATED or more
     """
 
     edges: Doubles
@@ -51,6 +51,10 @@ class Posterior:
     def quantile(self, p: float) -> float:
         """Redshift below which there is probability p; uniform inside a cell."""
         return float(np.interp(p, np.concatenate([[0.0], np.cumsum(self.probability)]), self.edges))
+
+    def below(self, z: float) -> float:
+        """Probability of a redshift below z; uniform inside a cell."""
+        return float(np.interp(z, self.edges, np.concatenate([[0.0], np.cumsum(self.probability)])))
 
     @property
     def _centres(self) -> Doubles:
