@@ -1,0 +1,253 @@
+"""What a head must beat: a trivial model, and the best of boosted trees, a small network and a support vector machine.
+
+    features  observations as one table of raw inputs, NaN = missing: what the rivals read
+    trivial   the median of the labels, the commonest class
+    best      rivals fitted on the training part; the one that is best on the validation part
+
+Everything is deterministic given the seed. Needs scikit-learn (extra `train`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albireo.observations.modalities import LABEL_KEYS, MODALITIES
+from albireo.observations.observation import Coefficients, Image, Observation, Payload, Scalar, Spectrum
+
+Doubles = NDArray[np.float64]
+Task = Literal["regression", "classification"]
+
+SPECTRUM_GRID = np.exp(np.linspace(np.log(3600.0), np.log(9800.0), 501))
+"""Angstrom: edges of 500 bins of equal velocity, in which spectra are averaged."""
+
+MOST_SUPPORT = 4000
+"""Training objects up to which a support vector machine is tried: its cost grows with their square."""
+
+FAINT = {"nanomaggy": 0.1, "uJy": 0.1, "electron / s": 10.0}
+"""Softening of arcsinh magnitudes, in the unit: fluxes below it are hardly measured."""
+
+
+# Inputs
+
+
+def features(observations: Sequence[Observation]) -> tuple[Doubles, tuple[str, ...]]:
+    """Raw inputs (N, F) and their names, NaN where an object lacks one.
+
+    Fluxes are arcsinh magnitudes, with the colours between neighbouring bands of a survey; coefficients are over their
+    norm, with its logarithm; spectra are averaged in 500 bins over their median, with its logarithm; of images the
+    arcsinh of the flux in five apertures. Extras are read like data; labels never.
+    """
+    blocks: list[dict[str, float]] = []
+    for one in observations:
+        row: dict[str, float] = {}
+        measured: dict[str, Payload] = {**one.data, **one.extras}
+        for key, payload in measured.items():
+            if key in LABEL_KEYS:
+                continue
+            row |= _numbers(key, payload)
+        blocks.append(row)
+    names = tuple(
+        sorted(dict.fromkeys(name for row in blocks for name in row), key=lambda name: _RANK.get(_key(name), 99))
+    )
+    table = np.array([[row.get(name, np.nan) for name in names] for row in blocks], np.float64).reshape(len(blocks), -1)
+    bands = [k for k, name in enumerate(names) if name.startswith("mag ")]
+    pairs = [(a, b) for a, b in pairwise(bands) if _camera(names[a]) == _camera(names[b])]
+    colours = [table[:, a] - table[:, b] for a, b in pairs]
+    named = tuple(f"{names[a]} - {names[b]}" for a, b in pairs)
+    return np.column_stack([table, *colours]), (*names, *named)
+
+
+_RANK = {key: k for k, key in enumerate(MODALITIES)}
+"""Place of a modality in the table: bands of a survey stand there in order of wavelength."""
+
+
+def _key(name: str) -> str:
+    """The token key or the extra that a feature is of."""
+    return name.removeprefix("mag ").split(" ")[0]
+
+
+def _camera(name: str) -> str:
+    """What comes before the bands of a survey: neighbours of the same are one set of filters."""
+    key = _key(name)
+    return MODALITIES[key].survey if key in MODALITIES else key.split(".")[0]
+
+
+def _numbers(key: str, payload: Payload) -> dict[str, float]:
+    if isinstance(payload, Scalar):
+        if payload.unit == "mag" and not key.startswith(("tok_a_", "tok_ebv", "sdss.extinction")):
+            return {f"mag {key}": payload.value}
+        if (softening := FAINT.get(payload.unit)) is not None:
+            return {f"mag {key}": float(-2.5 / np.log(10.0) * np.arcsinh(payload.value / (2.0 * softening)))}
+        return {key: payload.value}
+    if isinstance(payload, Coefficients):
+        return _scaled(key, payload.values.astype(np.float64), float(np.linalg.norm(payload.values)))
+    if isinstance(payload, Spectrum):
+        flux = _binned(payload)
+        return _scaled(key, flux, float(np.nanmedian(np.abs(flux))) if np.isfinite(flux).any() else np.nan)
+    return _apertures(key, payload) if isinstance(payload, Image) else {}
+
+
+def _scaled(key: str, values: Doubles, norm: float) -> dict[str, float]:
+    norm = norm if norm > 0 else np.nan
+    numbers = {f"{key} {k}": float(v) for k, v in enumerate(values / norm)}
+    return numbers | {f"{key} log norm": float(np.log10(norm))}
+
+
+def _binned(spectrum: Spectrum) -> Doubles:
+    """Flux (500,) weighted by inverse variance, NaN where a bin has no good pixel."""
+    good = ~spectrum.mask & (spectrum.ivar > 0)
+    place = np.digitize(spectrum.wavelength[good], SPECTRUM_GRID) - 1
+    inside = (place >= 0) & (place < len(SPECTRUM_GRID) - 1)
+    n, weight = len(SPECTRUM_GRID) - 1, spectrum.ivar[good][inside].astype(np.float64)
+    total = np.bincount(place[inside], weights=weight * spectrum.flux[good][inside], minlength=n)
+    weights = np.bincount(place[inside], weights=weight, minlength=n)
+    return np.divide(total, weights, out=np.full(n, np.nan), where=weights > 0)
+
+
+def _apertures(key: str, image: Image) -> dict[str, float]:
+    """Of each band the arcsinh flux inside 2, 4, 8, 16 and 32 pixels of the centre, masked pixels as 0."""
+    height, width = image.flux.shape[1:]
+    y, x = np.mgrid[:height, :width]
+    radius = np.hypot(x - (width - 1) / 2, y - (height - 1) / 2)
+    flux = np.where(image.mask, 0.0, image.flux)
+    return {
+        f"{key} {band} {r}": float(np.arcsinh(plane[radius <= r].sum() / 0.1))
+        for band, plane in zip(image.bands, flux, strict=True)
+        for r in (2, 4, 8, 16, 32)
+    }
+
+
+# Models
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A fitted model: its name, and predict, (N, F) -> (N,) numbers or (N, C) probabilities of `classes`."""
+
+    name: str
+    predict: Callable[[Doubles], Doubles]
+    classes: tuple[str, ...] = ()
+
+
+def trivial(task: Task, labels: NDArray[Any]) -> Rival:
+    """Without inputs: the median of the labels, or the shares of the classes."""
+    if task == "regression":
+        middle = float(np.median(np.asarray(labels, np.float64)))
+        return Rival("median", lambda x: np.full(len(x), middle))
+    classes, counts = np.unique(np.asarray(labels, np.str_), return_counts=True)
+    shares = counts / counts.sum()
+    return Rival("class shares", lambda x: np.tile(shares, (len(x), 1)), tuple(classes.tolist()))
+
+
+def best(
+    task: Task,
+    inputs: Doubles,
+    labels: NDArray[Any],
+    validation: tuple[Doubles, NDArray[Any]],
+    seed: int = 0,
+) -> Rival:
+    """Fitted to `inputs` (N, F) and `labels` (N,); of all tried the best on the validation part.
+
+    Best is the least mean absolute error of numbers, the least negative log likelihood of classes.
+    """
+    if task == "regression":
+        return _regression(inputs, np.asarray(labels, np.float64), validation, seed)
+    return _classification(inputs, np.asarray(labels, np.str_), validation, seed)
+
+
+def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]], seed: int) -> Rival:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.svm import SVR
+
+    middle, spread = float(np.mean(y)), float(np.std(y)) or 1.0
+    scaled = (y - middle) / spread
+    models: dict[str, Any] = {
+        f"boosted trees ({loss})": HistGradientBoostingRegressor(
+            loss=loss, max_iter=400, learning_rate=0.05, min_samples_leaf=min(20, max(2, len(y) // 20)),
+            early_stopping=False, random_state=seed,
+        )
+        for loss in ("squared_error", "absolute_error")
+    } | {
+        f"network (decay {alpha:g})": _prepared(
+            MLPRegressor(
+                hidden_layer_sizes=(128, 128), alpha=alpha, early_stopping=len(y) >= 100, n_iter_no_change=20,
+                max_iter=300, random_state=seed,
+            )
+        )
+        for alpha in (1e-4, 1e-1)
+    }  # fmt: skip
+    if len(y) <= MOST_SUPPORT:
+        models |= {f"support vectors (C {c:g})": _prepared(SVR(C=c, epsilon=0.02)) for c in (1.0, 10.0, 100.0)}
+    candidates = []
+    for name, model in models.items():
+        _quietly(model.fit, x, scaled)
+        candidates.append(Rival(name, lambda new, model=model: middle + spread * np.asarray(model.predict(new))))  # type: ignore[misc]
+    return min(candidates, key=lambda one: float(np.mean(np.abs(one.predict(validation[0]) - validation[1]))))
+
+
+def _classification(x: Doubles, y: NDArray[np.str_], validation: tuple[Doubles, NDArray[Any]], seed: int) -> Rival:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    classes, index = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        return trivial("classification", y)
+    models: dict[str, Any] = {
+        "boosted trees": HistGradientBoostingClassifier(
+            max_iter=200, learning_rate=0.05, min_samples_leaf=min(20, max(2, len(y) // 20)), early_stopping=False,
+            random_state=seed,
+        )
+    } | {
+        f"network (decay {alpha:g})": _prepared(
+            MLPClassifier(hidden_layer_sizes=(128,), alpha=alpha, max_iter=300, random_state=seed)
+        )
+        for alpha in (1e-4, 1.0)
+    }  # fmt: skip
+    names = tuple(classes.tolist())
+    truth = np.asarray(validation[1], np.str_)
+    known = np.isin(truth, classes)
+    column = np.searchsorted(classes, truth[known])
+    candidates = []
+    for name, model in models.items():
+        _quietly(model.fit, x, index)
+        candidates.append(Rival(name, lambda new, model=model: np.asarray(model.predict_proba(new)), names))  # type: ignore[misc]
+
+    def loss(one: Rival) -> float:
+        p = one.predict(validation[0][known])[np.arange(len(column)), column]
+        return float(-np.log(np.maximum(p, 1e-12)).mean()) if len(column) else 0.0
+
+    return min(candidates, key=loss)
+
+
+def _prepared(model: Any) -> Any:
+    """The model behind scaling to the quartiles, clipped at 10 of them, missing values as medians beside a mark."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, RobustScaler
+
+    return make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
+        RobustScaler(),
+        FunctionTransformer(_clipped),
+        model,
+    )
+
+
+def _clipped(x: Doubles) -> Doubles:
+    return np.clip(x, -10.0, 10.0)
+
+
+def _quietly(fit: Callable[..., Any], *args: Any) -> None:
+    """Without the warning that a network had not converged: how good it is, the validation part says."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(*args)
