@@ -163,7 +163,8 @@ def _crps(x: Doubles, f: Doubles, t: Doubles) -> Doubles:
         fc = np.where(b > a, fa + (fb - fa) * (cut - a) / (b - a), fb)
     below = (cut - a) * (fa**2 + fa * fc + fc**2) / 3.0
     above = (b - cut) * ((fc - 1) ** 2 + (fc - 1) * (fb - 1) + (fb - 1) ** 2) / 3.0
-    return (below + above).sum(axis=1) + np.maximum(x[:, 0] - t, 0.0) + np.maximum(t - x[:, -1], 0.0)
+    outside = np.maximum(x[:, 0] - t, 0.0) + np.maximum(t - x[:, -1], 0.0)
+    return np.asarray((below + above).sum(axis=1) + outside)
 
 
 # Intervals

@@ -107,7 +107,7 @@ def _binned(spectrum: Spectrum) -> Doubles:
     n, weight = len(SPECTRUM_GRID) - 1, spectrum.ivar[good][inside].astype(np.float64)
     total = np.bincount(place[inside], weights=weight * spectrum.flux[good][inside], minlength=n)
     weights = np.bincount(place[inside], weights=weight, minlength=n)
-    return np.divide(total, weights, out=np.full(n, np.nan), where=weights > 0)
+    return np.asarray(np.divide(total, weights, out=np.full(n, np.nan), where=weights > 0))
 
 
 def _apertures(key: str, image: Image) -> dict[str, float]:
