@@ -22,6 +22,7 @@ from albireo.observations.errors import AlbireoError, TooLarge
 from albireo.observations.options import ReadOptions
 from albireo.observations.source import Source
 from albireo.service.inputs import Gatherer, Part, override
+from albireo.service.prediction_schemas import PredictOptions
 from albireo.service.problems import Malformed, WrongContentType, from_validation, problem
 from albireo.service.reading_flags import FLAGS, read_options
 from albireo.service.schemas import Model, Options
@@ -77,7 +78,7 @@ def _options(request: Request, content: Model) -> ReadOptions:
     query = request.query_params
     texts = {f.field: query.getlist(f.field) if f.field in many else query.get(f.field) for f in FLAGS}
     options = read_options(texts)
-    stated: Options = getattr(content, "options", Options())
+    stated: Options | PredictOptions = getattr(content, "options", Options())
     if stated.read is not None:
         own = ReadOptions(**{flag.field: getattr(stated.read, flag.field) for flag in FLAGS})
         options = override(options, own)
@@ -87,10 +88,13 @@ def _options(request: Request, content: Model) -> ReadOptions:
 def _from_query(request: Request, model: type[Model], has_json: bool) -> dict[str, Any]:
     """The model's fields that query parameters give, unless a JSON part does; unknown parameters are refused."""
     query = dict(request.query_params)
-    stated = () if has_json else ("pooling", "encoding", "join")
+    chosen = getattr(model.model_fields.get("options"), "annotation", None)
+    stated = () if has_json or chosen is None else chosen.in_query
     options = {name: query.pop(name) for name in stated if name in query}
-    named = () if has_json else [name for name in ("k", "model") if name in model.model_fields]
+    named = () if has_json else [name for name in ("k", "model", "heads") if name in model.model_fields]
     values: dict[str, Any] = {name: query.pop(name) for name in named if name in query}
+    if "heads" in values:
+        values["heads"] = values["heads"].split(",")
     unknown = query.keys() - {flag.field for flag in FLAGS} - {"filename"}
     if unknown:
         raise Malformed(
@@ -99,7 +103,7 @@ def _from_query(request: Request, model: type[Model], has_json: bool) -> dict[st
             field=min(unknown),
             fix="see /docs; a JSON part says it all itself",
         )
-    return values | ({"options": options} if "options" in model.model_fields and options else {})
+    return values | ({"options": options} if options else {})
 
 
 async def _form(request: Request) -> tuple[bytes | None, list[Part]]:

@@ -26,8 +26,9 @@ from albireo.service.commands import (
     settings_of,
     subject_batches,
 )
+from albireo.service.heads_cli import heads_app
 from albireo.service.models_cli import models_app
-from albireo.service.predict_cli import generate, predict_app
+from albireo.service.predict_cli import generate, predict
 from albireo.service.printing import (
     errors_of,
     neighbours_text,
@@ -37,6 +38,7 @@ from albireo.service.printing import (
     validation_text,
 )
 from albireo.service.reading_flags import with_reading
+from albireo.service.simulate_cli import simulate
 
 if TYPE_CHECKING:
     from albireo.service.core import Embedded
@@ -55,7 +57,7 @@ app = typer.Typer(
 index_app = typer.Typer(no_args_is_help=True, help="Collections of embeddings on this machine.")
 app.add_typer(index_app, name="index")
 app.add_typer(models_app, name="models")
-app.add_typer(predict_app, name="predict")
+app.add_typer(heads_app, name="heads")
 
 
 @command(app, "validate")
@@ -264,7 +266,9 @@ def search(
     return 1 if failed else 0
 
 
+command(app, "predict")(predict)
 command(app, "generate")(generate)
+command(app, "simulate")(simulate)
 
 
 @command(app, "serve")
@@ -280,7 +284,7 @@ def serve(
 ) -> int:
     """Serve HTTP.
 
-    /v1/validate, /v1/embed, /v1/collections; described at /docs, ready when /readyz says so.
+    /v1/validate, /v1/embed, /v1/predict, /v1/heads, /v1/collections; described at /docs, ready when /readyz says so.
 
     \b
     Examples:

@@ -36,7 +36,9 @@ Preprocessing = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="FOLDER", help="folder of the collections (ALBIREO_DATA_FOLDER)"),
+    typer.Option(
+        "--data", metavar="FOLDER", help="folder of the collections and of your own heads (ALBIREO_DATA_FOLDER)"
+    ),
 ]
 AsOne = Annotated[
     str | None,

@@ -1,6 +1,6 @@
 """The verbs of the service, written once: every door calls these. Here an embedding meets the index.
 
-Core       validate, embed, redshift, generate, index, search
+Core       validate, embed, predict, generate, index, search
 Outcome    what became of one object
 """
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from albireo.index.collection import Collection, Collections, Hit, StoredObject
     from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
     from albireo.models.generation import Sampling
-    from albireo.models.redshift import Posterior
     from albireo.observations.reading import FileReport
-    from albireo.service.predictions import Drawn, Prediction, Wanted
+    from albireo.service.draws import Drawn, Wanted
+    from albireo.service.predictions import AnyPrior, Predicted, Prediction
     from albireo.service.settings import Settings
+    from albireo.service.shelf import Shelf, Shelved
     from albireo.tokenizers.checkpoint import TokenSpec
 
 Value = TypeVar("Value")
+Entry = TypeVar("Entry")
 
 CHUNK = 256
 """Objects that go to the engine in one call; between calls progress is reported and other requests get their turn."""
@@ -95,6 +97,21 @@ class Neighbours:
     short_reason: str | None = None
 
 
+class Described(Protocol):
+    """What can be said of a checkpoint without its network."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def inputs(self) -> Mapping[str, TokenSpec]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, TokenSpec]: ...
+
+    def space(self, pooling: Pooling) -> str: ...
+
+
 class Core:
     """The verbs. The engine, the collections and the checkpoint's description are opened when first needed."""
 
@@ -102,11 +119,13 @@ class Core:
         self,
         engine: Callable[[], Engine],
         collections: Callable[[], Collections],
-        inputs: Callable[[], Mapping[str, TokenSpec]] | None = None,
+        described: Callable[[], Described] | None = None,
+        shelf: Callable[[], Shelf] | None = None,
     ) -> None:
         self._engine = _Once(engine)
         self._collections = _Once(collections)
-        self._inputs = _Once(inputs or (lambda: self.engine.inputs))
+        self._described = _Once(described or (lambda: self.engine))
+        self._shelf = _Once(shelf or _bare_shelf)
 
     @classmethod
     def local(cls, settings: Settings) -> Core:
@@ -129,12 +148,17 @@ class Core:
 
             return Collections(settings.collections_file)
 
-        def inputs() -> Mapping[str, TokenSpec]:
+        def described() -> Described:
             from albireo.tokenizers.checkpoint import Checkpoint
 
-            return Checkpoint(settings.model_folder, settings.preprocessing).inputs
+            return Checkpoint(settings.model_folder, settings.preprocessing)
 
-        return cls(engine, collections, inputs)
+        def shelf() -> Shelf:
+            from albireo.service.shelf import Shelf  # only if heads are asked for
+
+            return Shelf(settings.head_folders)
+
+        return cls(engine, collections, described, shelf)
 
     @property
     def engine(self) -> Engine:
@@ -145,8 +169,18 @@ class Core:
         return self._collections()
 
     @property
+    def described(self) -> Described:
+        """The checkpoint, without its network where that can be."""
+        return self._described()
+
+    @property
     def inputs(self) -> Mapping[str, TokenSpec]:
-        return self._inputs()
+        return self.described.inputs
+
+    @property
+    def shelf(self) -> Shelf:
+        """The heads that there are."""
+        return self._shelf()
 
     def close(self) -> None:
         """Close the collections if they were opened."""
@@ -182,16 +216,22 @@ class Core:
             progress(len(chunk))
         return Embedded(engine.space(pooling, normalize), engine.numerics, tuple(outcomes), tokenizing, encoding)
 
-    def redshift(
-        self, subjects: Sequence[Subject], progress: Callable[[int], None] = lambda done: None
-    ) -> list[Prediction[Posterior]]:
-        """The posterior of every object's redshift; objects that have none fail alone.
+    def predict(
+        self,
+        subjects: Sequence[Subject],
+        heads: Mapping[str, Shelved],
+        progress: Callable[[int], None] = lambda done: None,
+        prior: AnyPrior = None,
+    ) -> Predicted:
+        """What the heads say of every object, after one pass of the encoder for all of them; bad objects fail alone.
 
+        heads     by name, from the `shelf`. Conflict space_mismatch if one was fitted on other states than these
         progress  is told how many more objects are done
+        prior     of redshift, in the place of the one that each head was fitted on; "flat" is even on its grid
         """
-        from albireo.service.predictions import redshift  # sampling needs torch
+        from albireo.service.predictions import predict  # heads are loaded only when they are asked
 
-        return redshift(self.engine, self.inputs, subjects, progress)
+        return predict(self.engine, self.inputs, subjects, heads, prior, progress)
 
     def generate(
         self,
@@ -204,7 +244,7 @@ class Core:
 
         progress  is told how many more rounds are done, of `sampling.rounds` for each object
         """
-        from albireo.service.predictions import generate  # sampling needs torch
+        from albireo.service.draws import generate  # sampling needs torch
 
         return generate(self.engine, self.inputs, subjects, wanted, sampling, progress)
 
@@ -272,6 +312,12 @@ class Core:
         return [Neighbours(tuple(hits), None if len(hits) == k else short) for hits in found]
 
 
+def _bare_shelf() -> Shelf:
+    from albireo.service.shelf import Shelf  # only if heads are asked for
+
+    return Shelf()
+
+
 class _Once(Generic[Value]):
     """A value made at the first call, by one thread; a factory that fails is asked again."""
 
@@ -317,7 +363,7 @@ def tokenized(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], l
 
 
 def all_or_each(
-    compute: Callable[[list[Tokens]], Sequence[Value]], batch: Sequence[Tokens]
+    compute: Callable[[list[Entry]], Sequence[Value]], batch: Sequence[Entry]
 ) -> list[Value | AlbireoError]:
     """What is computed for a batch of objects; if it is refused, each object is tried alone."""
     try:

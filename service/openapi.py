@@ -8,10 +8,21 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from albireo.service import schemas
+from albireo.service.prediction_schemas import PredictOne, PredictRequest
 from albireo.service.problems import MEDIA_TYPE
 from albireo.service.reading_flags import FLAGS
 
 REF = "#/components/schemas/{model}"
+
+MODELS = (
+    schemas.EmbedRequest,
+    PredictOne,
+    PredictRequest,
+    schemas.ObjectsRequest,
+    schemas.SearchRequest,
+    schemas.Problem,
+)
+"""Bodies that the handlers parse themselves, and what every operation may answer."""
 
 _TYPES = {"number": "number", "switch": "boolean"}
 
@@ -60,7 +71,7 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             known = made.setdefault("components", {}).setdefault("schemas", {})
-            for model in (schemas.EmbedRequest, schemas.ObjectsRequest, schemas.SearchRequest, schemas.Problem):
+            for model in MODELS:
                 schema = model.model_json_schema(ref_template=REF)
                 for name, part in schema.pop("$defs", {}).items():
                     known.setdefault(name, part)
@@ -80,9 +91,12 @@ def _parameters(model: type[schemas.Model]) -> list[dict[str, Any]]:
     ]
     if "k" in model.model_fields:
         rows.append(("k", {"type": "integer", "default": 10}, "neighbours wanted"))
-    rows.append(("pooling", {"enum": ["mean", "mean_per_modality", "tokens"]}, "without a JSON part"))
-    rows.append(("encoding", {"enum": ["float", "base64"]}, "without a JSON part"))
-    rows.append(("join", {"type": "boolean"}, "objects of the same id in several files are one; without a JSON part"))
+    if "heads" in model.model_fields:
+        rows.append(("heads", {"type": "string"}, "names with commas between them; without a JSON part"))
+    options: Any = model.model_fields["options"].annotation
+    for name, schema in options.in_query.items():
+        about = options.model_fields[name].description
+        rows.append((name, schema, f"{about}; without a JSON part"))
     for flag in FLAGS:
         schema: dict[str, Any] = {"type": _TYPES.get(flag.shape, "string")}
         if flag.choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from albireo.observations.errors import BadInput
 from albireo.observations.modalities import modality
 from albireo.service.commands import (
     AsOne,
+    Data,
     Files,
     Join,
     Json,
@@ -19,21 +21,20 @@ from albireo.service.commands import (
     OpenCore,
     Preprocessing,
     Reading,
-    command,
     expanded,
     reading_options,
     settings_of,
     subject_batches,
 )
-from albireo.service.printing import errors_of, plural, progress_bar, redshifts_text, tell
+from albireo.service.printing import errors_of, plural, predictions_text, progress_bar, tell
 from albireo.service.reading_flags import with_reading
 
 if TYPE_CHECKING:
     from albireo.models.redshift import Posterior
-    from albireo.service.core import Outcome
-    from albireo.service.predictions import Drawn, Prediction, Wanted
-
-predict_app = typer.Typer(no_args_is_help=True, help="Properties of objects, as probabilities.")
+    from albireo.service.core import Core, Outcome
+    from albireo.service.draws import Drawn, Wanted
+    from albireo.service.predictions import Answers, Prediction
+    from albireo.service.shelf import Shelved
 
 PICTURED = 12
 """Objects that a picture shows: the first of them."""
@@ -41,9 +42,16 @@ PICTURED = 12
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help=f"draw the first {PICTURED} objects")]
 
 
-@command(predict_app, "redshift")
 @with_reading
-def redshift(
+def predict(
+    heads: Annotated[
+        str,
+        typer.Argument(
+            metavar="HEAD[,HEAD...]",
+            help="names that `albireo heads ls` shows, or files of heads; several with commas between them",
+            show_default=False,
+        ),
+    ],
     files: Files,
     *,
     reading: Reading,
@@ -52,58 +60,138 @@ def redshift(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="the Parquet table to write")
     ] = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="with -o or --json: also the probability of every cell")] = False,
+    prior: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|flat|training",
+            help="n(z) that redshifts are expected to have: a table of z_low, z_high, n; or a word",
+        ),
+    ] = "training",
+    qp: Annotated[
+        Path | None,
+        typer.Option("--qp", metavar="FILE.hdf5", help="write the densities of redshift as an ensemble of qp"),
+    ] = None,
     plot: Plot = None,
     as_one: AsOne = None,
     join: Join = False,
     model: Model = None,
     preprocessing: Preprocessing = None,
+    data: Data = None,
     json_output: Json = False,
 ) -> int:
-    """Give the probability of redshifts.
+    """Say what heads make of objects: redshift, class, properties.
 
-    Mean, standard deviation, mode and quantiles of each object's redshift, from all of its modalities that the model
-    reads. A redshift that the file states is never an input; the picture shows it as a line. If much of the
-    probability is in the last cell of the model's grid, the object may lie beyond it: z_posterior_saturated. What
-    fails goes to OUT.errors.parquet.
+    Each number is a median with calibrated intervals of 68 and 95 %, each class a probability, each redshift a
+    density, from all modalities of an object that the model reads, in one pass for all heads. Flags say why a head
+    may not apply, typicality how many held-out training objects were odder than this one: 0.00 is unlike all. What a
+    file states of the answer is never an input; the picture shows a stated redshift as a line. What fails goes to
+    OUT.errors.parquet. The head tok_z is the model's own, uncalibrated; `albireo heads fit` makes others.
 
     \b
     Examples:
-      albireo predict redshift spec-0266-51630-0168.fits
-      albireo predict redshift spectra/ -o z.parquet --pdf --plot z.png
-      albireo predict redshift image.fits photometry.ecsv --join --json
+      albireo predict tok_z spec-0266-51630-0168.fits
+      albireo predict tok_z spectra/ -o z.parquet --pdf --plot z.png
+      albireo predict my_redshift,my_class photometry.csv -o both.parquet
+      albireo predict my_redshift image.fits photometry.ecsv --join --prior nz.csv --qp z.hdf5
     """
+    from albireo.service.prediction_tables import PredictionWriter
+    from albireo.service.predictions import with_refused
+    from albireo.service.priors import prior_of
+
     if pdf and output is None and not json_output:
         raise typer.BadParameter("goes with -o or --json", param_hint="--pdf")
-    from albireo.models.redshift import cell_edges
-    from albireo.service.prediction_tables import RedshiftWriter, identity, redshift_row
-
     options = reading_options(reading)
+    core = open_core(settings_of(model, data, preprocessing=preprocessing))
+    asked = core.shelf.open_named([name.strip() for name in heads.split(",")])
+    expected = prior_of(prior)
+    collected = None if qp is None else _Collected(qp, asked)
     paths = expanded(files)
-    core = open_core(settings_of(model, preprocessing=preprocessing))
-    edges = cell_edges(core.engine)
     rows: list[dict[str, Any]] = []
     failed: list[Outcome] = []
-    shown: list[Prediction[Posterior]] = []
-    with nullcontext() if output is None else RedshiftWriter(output, core.engine, pdf) as writer:
+    shown: list[Prediction[Answers]] = []
+    with nullcontext() if output is None else PredictionWriter(output, core.engine, asked, pdf) as writer:
         for subjects in subject_batches(paths, options, as_one, join):
-            with progress_bar("redshifts", len(subjects)) as progress:
-                batch = core.redshift(subjects, progress)
-            good = [one for one in batch if one.answer is not None]
-            rows += [redshift_row(one, pdf) for one in good]
-            failed += [one.outcome for one in batch if one.outcome.error]
+            with progress_bar("predicting", len(subjects)) as progress:
+                predicted = core.predict(subjects, asked, progress, expected)
+            good = [one for one in predicted.predictions if one.answer is not None]
+            rows += [_row(one, pdf and json_output) for one in good]
+            failed += [outcome for outcome in with_refused(predicted.predictions) if outcome.error]
             shown += good[: PICTURED - len(shown)]
             if writer is not None:
-                writer.write(batch)
+                writer.write(predicted)
+            if collected is not None:
+                collected.add(good)
     if plot is not None:
-        from albireo.service.prediction_pictures import draw_posteriors
+        from albireo.service.prediction_pictures import draw_predictions
 
-        draw_posteriors(shown, plot, f"{core.engine.name}, {plural(len(rows), 'object')}")
-    answer: dict[str, Any] = {"checkpoint": identity(core.engine), "objects": rows, "errors": errors_of(failed)}
-    if pdf:
-        answer["z_edges"] = edges
-    text = redshifts_text(rows) if output is None else f"{_of_all(rows, failed)} with a redshift in {output}"
-    tell(answer | _written(output, plot), text, _hint(output, plot), json_output)
+        draw_predictions(shown, asked, plot, f"{core.engine.name}, {plural(len(rows), 'object')}")
+    if collected is not None:
+        collected.write()
+    answer = _answer(core, asked, rows, failed, pdf) | _written(output, plot, qp)
+    text = predictions_text(rows, list(answer["heads"].values()))
+    if output is not None:
+        text = f"{_of_all(rows, [one for one in failed if one.subject.observation is None])} predicted into {output}"
+    tell(answer, text, _hint(output, plot, qp), json_output)
     return 1 if failed else 0
+
+
+def _row(one: Prediction[Answers], pdf: bool) -> dict[str, Any]:
+    """One object as data, with what each head says of it."""
+    from albireo.models.heads import Answer
+    from albireo.service.embedding_table import about_object
+    from albireo.service.predictions import as_data
+
+    answers = {name: as_data(a, pdf) for name, a in (one.answer or {}).items() if isinstance(a, Answer)}
+    return about_object(one.outcome, one.modalities) | {"predictions": answers}
+
+
+def _answer(
+    core: Core, heads: Mapping[str, Shelved], rows: list[dict[str, Any]], failed: list[Outcome], pdf: bool
+) -> dict[str, Any]:
+    """The whole answer as data: what computed it, the heads, the objects, the errors."""
+    from albireo.service.prediction_tables import identity
+
+    engine, space = core.engine, core.engine.space("tokens")
+    return {
+        "checkpoint": identity(engine),
+        "space": space,
+        "heads": {name: one.identity(space, one.edges(engine) if pdf else None) for name, one in heads.items()},
+        "objects": rows,
+        "errors": errors_of(failed),
+    }
+
+
+class _Collected:
+    """Densities on their way into an ensemble of qp, of the one head among `heads` that gives any."""
+
+    def __init__(self, path: Path, heads: Mapping[str, Shelved]) -> None:
+        from albireo.service.qp_file import check_qp
+
+        names = [name for name, shelved in heads.items() if shelved.task == "redshift"]
+        if len(names) != 1:
+            raise typer.BadParameter(
+                f"an ensemble is of one head for redshifts, not of {len(names)}", param_hint="--qp"
+            )
+        check_qp(path)
+        self.path = path
+        self.head = names[0]
+        self.ids: list[str] = []
+        self.densities: list[Posterior] = []
+
+    def add(self, predictions: list[Prediction[Answers]]) -> None:
+        for one in predictions:
+            answer = (one.answer or {})[self.head]
+            density = getattr(answer, "density", None)  # An answer can be an error.
+            if density is not None:
+                self.ids.append(str(one.outcome.subject.id))
+                self.densities.append(density)
+
+    def write(self) -> None:
+        from albireo.service.qp_file import write_qp
+
+        if not self.densities:
+            raise BadInput("empty_file", "no object has a density to write", field="qp", fix="see the errors")
+        write_qp(self.path, self.densities, {"id": self.ids})
 
 
 @with_reading
@@ -198,7 +286,7 @@ def generate(
 
 def _wanted(target: str, mask: str | None, keep: str | None, sources: list[str] | None) -> Wanted:
     """What the options ask for; what cannot be is wrong usage."""
-    from albireo.service.predictions import Wanted
+    from albireo.service.draws import Wanted
 
     key = modality(target).key
     known = None if not sources else frozenset(modality(name).key for name in sources)
@@ -227,15 +315,15 @@ def _of_all(good: list[Any], failed: list[Any]) -> str:
     return f"{len(good)} of {plural(len(good) + len(failed), 'object')}"
 
 
-def _written(output: Path | None, plot: Path | None) -> dict[str, str]:
+def _written(output: Path | None, plot: Path | None, qp: Path | None = None) -> dict[str, str]:
     """The files that were written, for the answer."""
     from albireo.service.embedding_table import errors_path
 
     tables = {} if output is None else {"output": str(output), "errors_output": str(errors_path(output))}
-    return tables | ({} if plot is None else {"plot": str(plot)})
+    return tables | {name: str(path) for name, path in (("plot", plot), ("qp", qp)) if path is not None}
 
 
-def _hint(output: Path | None, plot: Path | None) -> str | None:
-    written = _written(output, plot)
-    lines = [f"errors: {written['errors_output']}"] if output else []
-    return "\n".join(lines + ([f"picture: {plot}"] if plot else [])) or None
+def _hint(output: Path | None, plot: Path | None, qp: Path | None = None) -> str | None:
+    words = {"errors_output": "errors", "plot": "picture", "qp": "ensemble"}
+    written = _written(output, plot, qp)
+    return "\n".join(f"{word}: {written[key]}" for key, word in words.items() if key in written) or None

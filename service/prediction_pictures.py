@@ -1,9 +1,10 @@
-"""Pictures of predictions: posteriors of redshift, and draws of a modality beside what the files have of it."""
+"""Pictures of what heads say (densities, intervals, probabilities of classes), and of draws of a modality."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from albireo.models.engine import Engine
+from albireo.models.heads import Answer, Number
 from albireo.models.redshift import Posterior
 from albireo.observations.modalities import MODALITIES, Modality
 from albireo.observations.observation import Coefficients, Image, Scalar, SegmentationMap, Spectrum
+from albireo.service.draws import Drawn, Wanted
 from albireo.service.picture import FAINT, INK, NEIGHBOUR, QUERY, rgb
-from albireo.service.predictions import Drawn, Prediction, Wanted
+from albireo.service.predictions import Answers, Prediction
+from albireo.service.shelf import Shelved
 
 DRAWS_IN_ROW = 6
 """Draws of an image that are shown."""
@@ -37,39 +41,56 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw_posteriors(predictions: Sequence[Prediction[Posterior]], path: Path, subtitle: str) -> None:
-    """One panel for each object; a redshift that its file states is a vertical line."""
-    columns = min(4, max(1, len(predictions)))
+def draw_predictions(
+    predictions: Sequence[Prediction[Answers]], heads: Mapping[str, Shelved], path: Path, subtitle: str
+) -> None:
+    """Densities: a panel for each object, a redshift that its file states as a line. Numbers: a panel for each target,
+    intervals as thick and thin bars. Classes: a panel for each head, a bar for each object."""
+    panels: list[Callable[[Any], None]] = []
+    for name, shelved in heads.items():
+        there = [(one, answer) for one in predictions if isinstance(answer := (one.answer or {}).get(name), Answer)]
+        if shelved.task == "redshift":
+            panels += [partial(_density, name, one, answer) for one, answer in there]
+        elif shelved.task == "classification":
+            panels.append(partial(_classes, name, shelved.classes, there))
+        else:
+            panels += [partial(_values, name, n, there) for n in range(len(shelved.targets))]
+    columns = min(4, max(1, len(panels)))
     with mpl.rc_context(STYLE):
-        figure, panels = _panels(len(predictions), columns, (3.1, 2.2), "Redshift", subtitle)
-        for axes, one in zip(panels, predictions, strict=False):
-            assert one.answer is not None
-            _posterior(axes, one.answer, _stated(one))
-            axes.set_title(f"{_short(one)}\n{_sources(one.modalities)}", fontsize=7.5, linespacing=1.35)
-        _save(figure, path)
+        figure, axes = panels_of(len(panels), columns, (3.1, 2.4), ", ".join(heads), subtitle)
+        for panel, draw in zip(axes, panels, strict=False):
+            draw(panel)
+        save(figure, path)
 
 
-def _posterior(axes: Any, posterior: Posterior, stated: float | None) -> None:
-    """Probability of each cell as steps; 16 to 84 % shaded."""
+def _density(name: str, one: Prediction[Answers], answer: Answer, axes: Any) -> None:
+    assert answer.density is not None
+    _posterior(axes, answer.density, answer.numbers[0], _stated(one))
+    axes.set_title(f"{_short(one)}\n{name} from {_sources(one.modalities)}", fontsize=7.5, linespacing=1.35)
+
+
+def _posterior(axes: Any, posterior: Posterior, number: Number, stated: float | None) -> None:
+    """Probability density as steps; the first interval shaded."""
     edges, probability = posterior.edges, posterior.probability
-    low, high = posterior.quantile(0.16), posterior.quantile(0.84)
-    # The first cell, z <= 0, has no width: it is told in words, like the last, which has no end.
-    axes.stairs(probability[1:], edges[1:], color=NEIGHBOUR, fill=False, lw=0.9)
+    widths = np.diff(edges)
+    # A cell without width (z <= 0 of the token) is told in words, like the last, which may have no end.
+    density = np.divide(probability, widths, out=np.zeros_like(probability), where=widths > 0)
+    low, high = next(iter(number.intervals.values()))
+    axes.stairs(density, edges, color=NEIGHBOUR, fill=False, lw=0.9)
     axes.axvspan(low, high, color=NEIGHBOUR, alpha=0.12, lw=0)
-    seen = [posterior.quantile(0.002), posterior.quantile(0.998)]
+    seen = [posterior.quantile(0.002), posterior.quantile(0.998), low, high]
     if stated is not None and edges[0] <= stated <= edges[-1]:
         axes.axvline(stated, color=QUERY, lw=1.0)
         seen.append(stated)
     margin = max(0.02, 0.08 * (max(seen) - min(seen)))
     axes.set_xlim(max(float(edges[0]), min(seen) - margin), min(float(edges[-1]), max(seen) + margin))
-    axes.set_ylim(0, 1.25 * max(float(probability[1:].max()), 1e-9))
-    words = [(f"{posterior.quantile(0.5):.3f} (+{high - posterior.quantile(0.5):.3f} "
-              f"-{posterior.quantile(0.5) - low:.3f})", NEIGHBOUR)]  # fmt: skip
+    axes.set_ylim(0, 1.25 * max(float(density.max()), 1e-9))
+    words = [(f"{number.value:.3f} (+{high - number.value:.3f} -{number.value - low:.3f})", NEIGHBOUR)]
     if stated is not None:
         words.append((f"in the file: {round(stated, 4) + 0.0:.4f}", QUERY))
     if probability[-1] >= EDGE:
         words.append((f"{probability[-1]:.0%} at {edges[-1]:g} or beyond", FAINT))
-    if probability[0] >= EDGE:
+    if probability[0] >= EDGE and widths[0] == 0:
         words.append((f"{probability[0]:.0%} at {edges[0]:g} or below", FAINT))
     for line, (text, colour) in enumerate(words):
         axes.text(0.97, 0.95 - 0.1 * line, text, ha="right", va="top", fontsize=7, color=colour,
@@ -77,6 +98,44 @@ def _posterior(axes: Any, posterior: Posterior, stated: float | None) -> None:
     axes.set_xlabel("redshift", fontsize=7)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _values(name: str, n: int, there: Sequence[tuple[Prediction[Answers], Answer]], axes: Any) -> None:
+    """The n-th number of a head for each object, its intervals as bars: the wider the level, the thinner."""
+    for line, (_, answer) in enumerate(there):
+        number = answer.numbers[n]
+        for width, (low, high) in zip((3.0, 1.0, 0.6), number.intervals.values(), strict=False):
+            axes.plot([low, high], [line, line], color=NEIGHBOUR, lw=width, solid_capstyle="butt", alpha=0.8)
+        axes.plot([number.value], [line], "o", color="white", mec=NEIGHBOUR, ms=4)
+    _objects(axes, there)
+    if there:
+        number = there[0][1].numbers[n]
+        axes.set_title(f"{name}: {number.name}", fontsize=8)
+        axes.set_xlabel(number.unit or number.name, fontsize=7)
+
+
+def _classes(name: str, classes: Sequence[str], there: Sequence[tuple[Prediction[Answers], Answer]], axes: Any) -> None:
+    """One bar for each object, cut in proportion to the probabilities of the classes."""
+    colours = mpl.colormaps["tab10"](np.arange(len(classes)) % 10)
+    for line, (_, answer) in enumerate(there):
+        left = 0.0
+        for colour, label in zip(colours, classes, strict=True):
+            width = answer.classes[label]
+            axes.barh(line, width, left=left, height=0.7, color=colour, label=label if line == 0 else None)
+            if width > 0.25:
+                axes.text(left + width / 2, line, f"{width:.2f}", ha="center", va="center", fontsize=6, color="white")
+            left += width
+    _objects(axes, there)
+    axes.set_xlim(0, 1)
+    axes.set_title(name, fontsize=8)
+    axes.set_xlabel("probability", fontsize=7)
+    axes.legend(fontsize=6, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.55))
+
+
+def _objects(axes: Any, there: Sequence[tuple[Prediction[Answers], Answer]]) -> None:
+    """Names of the objects along the y axis, the first on top."""
+    axes.set_yticks(range(len(there)), [_short(one, 14) for one, _ in there])
+    axes.set_ylim(len(there) - 0.4, -0.6)
 
 
 def draw_draws(predictions: Sequence[Prediction[Drawn]], path: Path, wanted: Wanted, engine: Engine) -> None:
@@ -94,7 +153,7 @@ def draw_draws(predictions: Sequence[Prediction[Drawn]], path: Path, wanted: Wan
         else:
             size, columns = ((6.0, 2.2), 2) if row.kind == "spectrum" else ((3.1, 2.3), 4)
             count = len(predictions)
-            figure, panels = _panels(count, min(columns, max(1, count)), size, title, subtitle)
+            figure, panels = panels_of(count, min(columns, max(1, count)), size, title, subtitle)
             for axes, one in zip(panels, predictions, strict=False):
                 assert one.answer is not None
                 if row.kind == "spectrum":
@@ -104,7 +163,7 @@ def draw_draws(predictions: Sequence[Prediction[Drawn]], path: Path, wanted: Wan
                 else:
                     _histogram(axes, one.answer, row)
                 axes.set_title(f"{_short(one)}\nfrom {_sources(one.modalities)}", fontsize=7.5, linespacing=1.35)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _spectra(axes: Any, one: Prediction[Drawn], wanted: Wanted, wavelength: NDArray[np.float32]) -> None:
@@ -174,7 +233,7 @@ def _pictures(
     """A line for each object: what its file has, then draws in the same stretch; the box that was drawn is outlined."""
     most = max((len(one.answer.values) for one in predictions if one.answer is not None), default=1)
     columns = 1 + min(DRAWS_IN_ROW, most)
-    figure, panels = _panels(len(predictions) * columns, columns, (1.75, 1.85), title, subtitle)
+    figure, panels = panels_of(len(predictions) * columns, columns, (1.75, 1.85), title, subtitle)
     for line, one in enumerate(predictions):
         assert one.answer is not None
         given = one.answer.given
@@ -214,7 +273,9 @@ def _painted(values: NDArray[np.float32], row: Modality, given: object) -> NDArr
     return rgb(Image(flux, bands, scale, row.unit, zero_point, np.zeros(flux.shape, bool), ()), like)
 
 
-def _panels(count: int, columns: int, size: tuple[float, float], title: str, subtitle: str) -> tuple[Figure, list[Any]]:
+def panels_of(
+    count: int, columns: int, size: tuple[float, float], title: str, subtitle: str
+) -> tuple[Figure, list[Any]]:
     """A figure of `count` panels in so many columns, `size` inches each, beneath two lines of text."""
     lines = max(1, math.ceil(count / columns))
     height = size[1] * lines + 0.75
@@ -230,7 +291,7 @@ def _panels(count: int, columns: int, size: tuple[float, float], title: str, sub
     return figure, panels
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
 

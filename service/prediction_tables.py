@@ -1,4 +1,4 @@
-"""Redshift posteriors and draws as Parquet: one row per object, or per object and draw; errors in a table beside it.
+"""What heads say, and draws, as Parquet: one row per object, or per object and draw; errors in a table beside it.
 
 The metadata of the schemas says what the numbers are and what computed them.
 """
@@ -6,7 +6,7 @@ The metadata of the schemas says what the numbers are and what computed them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from albireo.models.engine import Engine
 from albireo.models.generation import Sampling, target_spec
-from albireo.models.redshift import Posterior, cell_edges
+from albireo.models.heads import LEVELS, Answer
+from albireo.observations.errors import BadInput
 from albireo.observations.modalities import MODALITIES
+from albireo.service.draws import Drawn, Wanted
 from albireo.service.embedding_table import TableWriter, about_object
-from albireo.service.predictions import Drawn, Prediction, Wanted
+from albireo.service.predictions import Answers, Predicted, Prediction, with_refused
+from albireo.service.shelf import Shelved
 
-MOMENTS = ("z_mean", "z_std", "z_mode", "z_q16", "z_q50", "z_q84")
+MOMENTS = ("mean", "std", "mode")
 
 _WHO = [("id", pa.string()), ("ra", pa.float64()), ("dec", pa.float64())]
 _WHENCE = [
@@ -39,31 +42,95 @@ def identity(engine: Engine) -> str:
     return engine.space("mean").removesuffix(":mean")
 
 
-def redshift_row(prediction: Prediction[Posterior], pdf: bool = False) -> dict[str, Any]:
-    """One object: moments and quantiles of its posterior; with `pdf` the probability of each cell."""
-    posterior = prediction.answer
-    assert posterior is not None
-    quantiles = {f"z_q{percent}": posterior.quantile(percent / 100) for percent in (16, 50, 84)}
-    moments = {"z_mean": posterior.mean, "z_std": posterior.std, "z_mode": posterior.mode}
-    cells = {"z_pdf": posterior.probability.astype(np.float32)} if pdf else {}
-    return about_object(prediction.outcome, prediction.modalities) | moments | quantiles | cells
+def stem(shelved: Shelved, target: str) -> str:
+    """What the columns of a target begin with: the head's name, and the target's where the head may have several."""
+    return f"{shelved.name}_{target}" if shelved.task == "regression" else shelved.name
 
 
-class RedshiftWriter(TableWriter):
-    """A `TableWriter` of posteriors; with `pdf` also z_pdf, the probability of each cell between metadata's z_edges."""
+def head_columns(shelved: Shelved, pdf: bool) -> list[pa.Field]:
+    """Columns of one head. Numbers: value, low and high at each level, of a redshift also moments and cells; classes:
+    the most probable one, and the probability of each."""
+    columns: list[pa.Field] = []
+    if shelved.task == "classification":
+        columns.append(pa.field(shelved.name, pa.string()))
+        columns += [pa.field(f"{shelved.name}_p_{name}", pa.float64()) for name in shelved.classes]
+    else:
+        for target, unit in zip(shelved.targets, shelved.units, strict=True):
+            names = [stem(shelved, target), *(f"{stem(shelved, target)}_{side}" for side in _sides())]
+            columns += [pa.field(name, pa.float64(), metadata={"unit": unit}) for name in names]
+    if shelved.task == "redshift":
+        columns += [pa.field(f"{shelved.name}_{moment}", pa.float64()) for moment in MOMENTS]
+        columns += [pa.field(f"{shelved.name}_pdf", pa.list_(pa.float32()))] * pdf
+    columns.append(pa.field(f"{shelved.name}_flags", pa.list_(pa.string())))
+    columns.append(pa.field(f"{shelved.name}_typicality", pa.float64()))
+    return columns
 
-    def __init__(self, path: Path, engine: Engine, pdf: bool) -> None:
-        edges = cell_edges(engine)
-        probabilities = [("z_pdf", pa.list_(pa.float32(), len(edges) - 1))] if pdf else []
-        columns = [*_WHO, *((name, pa.float64()) for name in MOMENTS), *probabilities, *_WHENCE]
-        about = _computed_by(engine) | ({"z_edges": json.dumps(edges.tolist())} if pdf else {})
-        self.pdf = pdf
-        super().__init__(path, pa.schema(columns).with_metadata(about))
 
-    def write(self, predictions: Sequence[Prediction[Posterior]]) -> None:
+def head_row(shelved: Shelved, answer: Answer, pdf: bool) -> dict[str, Any]:
+    """What one head says of one object, by column; what is not known is left out."""
+    row: dict[str, Any] = {f"{shelved.name}_flags": list(answer.flags)}
+    if np.isfinite(answer.typicality):
+        row[f"{shelved.name}_typicality"] = answer.typicality
+    if answer.classes:
+        row[shelved.name] = next(iter(answer.classes))
+        row |= {f"{shelved.name}_p_{name}": p for name, p in answer.classes.items()}
+    for number in answer.numbers:
+        name = stem(shelved, number.name)
+        row[name] = number.value
+        for level, (low, high) in number.intervals.items():
+            row |= {f"{name}_low{round(100 * level)}": low, f"{name}_high{round(100 * level)}": high}
+    if answer.density is not None:
+        row |= {f"{shelved.name}_{moment}": getattr(answer.density, moment) for moment in MOMENTS}
+        if pdf:
+            row[f"{shelved.name}_pdf"] = answer.density.probability.astype(np.float32)
+    return row
+
+
+def _sides() -> Iterator[str]:
+    """ "low68", "high68", "low95", "high95"."""
+    for level in LEVELS:
+        yield from (f"{side}{round(100 * level)}" for side in ("low", "high"))
+
+
+class PredictionWriter(TableWriter):
+    """A `TableWriter` of what heads say: one row an object; what a head refuses is null there, and a row of the errors.
+
+    Metadata's `heads` says of each head its version, its space and, with `pdf`, the edges of its cells.
+    """
+
+    def __init__(self, path: Path, engine: Engine, heads: Mapping[str, Shelved], pdf: bool) -> None:
+        columns = [pa.field(*column) for column in _WHO]
+        columns += [column for shelved in heads.values() for column in head_columns(shelved, pdf)]
+        columns += [pa.field(*column) for column in _WHENCE]
+        _refuse_twins([column.name for column in columns])
+        self.heads, self.pdf = heads, pdf
+        space = engine.space("tokens")
+        about = {name: one.identity(space, one.edges(engine) if pdf else None) for name, one in heads.items()}
+        super().__init__(path, pa.schema(columns).with_metadata(_computed_by(engine) | {"heads": json.dumps(about)}))
+
+    def write(self, predicted: Predicted) -> None:
         """Append a batch."""
-        rows = [redshift_row(one, self.pdf) for one in predictions if one.answer is not None]
-        self.append(pa.Table.from_pylist(rows, self.schema) if rows else None, [one.outcome for one in predictions])
+        rows = [self._row(one) for one in predicted.predictions if one.answer is not None]
+        self.append(pa.Table.from_pylist(rows, self.schema) if rows else None, with_refused(predicted.predictions))
+
+    def _row(self, one: Prediction[Answers]) -> dict[str, Any]:
+        row = about_object(one.outcome, one.modalities)
+        for name, answer in (one.answer or {}).items():
+            if isinstance(answer, Answer):
+                row |= head_row(self.heads[name], answer, self.pdf)
+        return row
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    """BadInput if two columns would have one name."""
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise BadInput(
+            "option_invalid",
+            f"two columns of the table would be called {twice!r}",
+            field="head",
+            fix="predict with one of these heads at a time",
+        )
 
 
 class DrawsWriter(TableWriter):

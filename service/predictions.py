@@ -1,214 +1,256 @@
-"""Redshift posteriors and draws of a modality for objects: what is known of each, what is asked, what came of it.
+"""What heads say of objects, after one pass of the encoder for all of them.
 
-Wanted      what is to be drawn, and what may be known for that
 Prediction  what became of one object
+Predicted   what heads say of objects
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from albireo.models.engine import Engine, Tokens
-from albireo.models.generation import Sampling, target_spec
-from albireo.models.generation import generate as draw
-from albireo.models.redshift import Posterior, cell_edges, redshift_posterior
+from albireo.models.engine import Embedding, Engine, Numerics, Tokens
+from albireo.models.heads import Answer, Head, Prior
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Payload
+from albireo.observations.observation import Observation
 from albireo.service.core import CHUNK, Outcome, all_or_each, selected, tokenized
+from albireo.service.shelf import RedshiftToken, Shelved
 from albireo.service.subjects import Subject
 from albireo.tokenizers.checkpoint import TokenSpec
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-AT_ONCE = 64
-"""Draws that go to the engine in one call, of one object at least: their logits stay below a gigabyte."""
+STATES = 1 << 26
+"""Numbers of token states that are held at a time: 256 MB of float32."""
 
 
 @dataclass(frozen=True)
-class Prediction(Generic[Answer]):
+class Prediction(Generic[Result]):
     """What became of one object: an answer, or an error in `outcome`. `modalities` are what it rests on, by name."""
 
     outcome: Outcome
     modalities: tuple[str, ...] = ()
-    answer: Answer | None = None
+    answer: Result | None = None
+    n_tokens: int = 0
+
+
+AnyPrior = Prior | Literal["flat"] | None
+"""Of redshift: a distribution; every redshift of a head's grid alike; or that which each head was fitted on."""
+
+Answers = Mapping[str, Answer | AlbireoError]
+"""By head: what it says of one object, or why it says nothing. At least one says something."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Draws of a modality for one object.
+class Predicted:
+    """What heads say of objects, in the order of the subjects; how the states were computed, and how long that took."""
 
-    codes   (draws, n_tokens)
-    values  (draws, ...) in the modality's unit, with the axes of its tokenizer's `decode`
-    given   the modality as the files have it, if they do; the model saw of it what `Wanted` lets it see
-    """
+    space: str
+    numerics: Numerics
+    heads: Mapping[str, Shelved]
+    predictions: tuple[Prediction[Answers], ...]
+    tokenize_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    predict_seconds: float = 0.0
 
-    codes: NDArray[np.int64]
-    values: NDArray[np.float32]
-    given: Payload | None
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(one.outcome for one in self.predictions)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(one.n_tokens for one in self.predictions)
+
+    @property
+    def n_failed(self) -> int:
+        return sum(one.outcome.error is not None for one in self.predictions)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be drawn for an object, and what may be known of it.
+class Encoded:
+    """A few objects after the encoder: outcomes, tokens and states of each, None of those that failed, and seconds."""
 
-    target   token key of what is drawn. What the files say of it is left aside, unless a part is to stay known:
-    mask     x0, y0, x1, y1: an image or map stays known but for tokens of this box of pixels
-    keep     low, high: a spectrum stays known in tokens that lie within these wavelengths in Angstrom
-    sources  token keys of what may be known beside the target; None = all that there is
+    outcomes: list[Outcome]
+    tokens: list[Tokens | None]
+    states: list[Embedding | None]
+    tokenize_seconds: float
+    encode_seconds: float
+
+
+def encoded(
+    engine: Engine, inputs: Mapping[str, TokenSpec], subjects: Sequence[Subject], with_states: bool = True
+) -> Iterator[Encoded]:
+    """The state of every token of each object, from its modalities among `inputs`; so many at a time as memory allows.
+
+    Without `with_states` only tokens are made.
     """
-
-    target: str
-    mask: tuple[int, int, int, int] | None = None
-    keep: tuple[float, float] | None = None
-    sources: frozenset[str] | None = None
-
-    def __post_init__(self) -> None:
-        row = MODALITIES[self.target]
-        of_kind = {"mask": row.kind in ("image", "segmentation"), "keep": row.kind == "spectrum"}
-        for option, possible in of_kind.items():
-            if getattr(self, option) is not None and not possible:
-                raise BadInput("option_invalid", f"{option} does not go with {row.name}", field=option)
-        if self.keep is not None and not self.keep[0] < self.keep[1]:
-            raise BadInput("option_invalid", f"no range of wavelengths: {self.keep}", field="keep", fix="LOW,HIGH")
-        if self.sources is not None and self.target in self.sources:
-            raise BadInput(
-                "option_invalid",
-                f"{row.name} is what is drawn",
-                field="from",
-                fix="name it as the target only; mask and keep say which part of it stays known",
-            )
-
-    def dropped(self, engine: Engine) -> NDArray[np.bool_] | None:
-        """(n_tokens,) True for the tokens of the target that are drawn; None if that is all of them."""
-        if self.mask is not None:
-            dropped = engine.positions(self.target, self.mask)
-            everything = np.ones_like(dropped)
-        elif self.keep is not None:
-            low, high = self.keep
-            below, above = (engine.positions(self.target, r) for r in ((-math.inf, low), (high, math.inf)))
-            dropped, everything = below | above, engine.positions(self.target, (-math.inf, math.inf))
-        else:
-            return None
-        option = "keep" if self.mask is None else "mask"
-        if (dropped == everything).all():
-            raise BadInput("option_invalid", "no token stays known", field=option, fix="leave it out, or keep more")
-        if not dropped.any():
-            raise BadInput("nothing_to_generate", "every token stays known", field=option, fix="keep less")
-        return dropped
-
-    def known(self, subject: Subject) -> Subject:
-        """The object with nothing but what may be known of it."""
-        observation, name = subject.observation, MODALITIES[self.target].name
-        if observation is None or not observation.data:
-            return subject
-        in_part = self.mask is not None or self.keep is not None
-        if in_part and self.target not in observation.data:
-            error = BadInput("value_missing", f"the object has no {name} that could stay known in part", field=name)
-            return subject.failed(error.at(file=subject.file))
-        data = {
-            key: payload
-            for key, payload in observation.data.items()
-            if (in_part if key == self.target else self.sources is None or key in self.sources)
-        }
-        if not data:
-            error = BadInput(
-                "nothing_to_embed",
-                f"nothing is left to draw {name} from; the object has "
-                + ", ".join(MODALITIES[key].name for key in observation.data),
-                field=name,
-                fix="give another modality of the object, or say which part of this one stays known",
-            )
-            return subject.failed(error.at(file=subject.file))
-        return replace(subject, observation=replace(observation, data=data))
-
-
-def redshift(
-    engine: Engine, inputs: Mapping[str, TokenSpec], subjects: Sequence[Subject], progress: Callable[[int], None]
-) -> list[Prediction[Posterior]]:
-    """The posterior of each object's redshift, from its modalities among `inputs`."""
-    cell_edges(engine)  # A checkpoint that predicts none is told at once, not object by object.
-    out: list[Prediction[Posterior]] = []
     for start in range(0, len(subjects), CHUNK):
+        began = time.perf_counter()
         chunk = [selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
         outcomes, tokens = tokenized(engine, chunk)
-        for answered in _answered(outcomes, tokens, lambda batch: redshift_posterior(engine, batch)):
-            flags = answered.answer.flags if answered.answer else ()
-            out.append(replace(answered, outcome=replace(answered.outcome, flags=answered.outcome.flags + flags)))
-        progress(len(chunk))
-    return out
+        seconds = time.perf_counter() - began
+        for part in _portions([one.n_tokens * engine.dim if one else 0 for one in tokens], STATES):
+            began = time.perf_counter()
+            done, here = [outcomes[i] for i in part], [tokens[i] for i in part]
+            states: list[Embedding | None] = [None] * len(part)
+            if with_states:
+                done, states = _states(engine, done, here)
+            yield Encoded(done, here, states, seconds, time.perf_counter() - began)
+            seconds = 0.0
 
 
-def generate(
+def _states(
+    engine: Engine, outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None]
+) -> tuple[list[Outcome], list[Embedding | None]]:
+    results = iter(all_or_each(lambda some: engine.embed(some, "tokens"), [one for one in tokens if one is not None]))
+    done, states = list(outcomes), list[Embedding | None]([None] * len(outcomes))
+    for i, one in enumerate(tokens):
+        result = None if one is None else next(results)
+        if isinstance(result, AlbireoError):
+            done[i] = done[i].failed(result.at(file=done[i].subject.file))
+        else:
+            states[i] = result
+    return done, states
+
+
+def predict(
     engine: Engine,
     inputs: Mapping[str, TokenSpec],
     subjects: Sequence[Subject],
-    wanted: Wanted,
-    sampling: Sampling,
+    heads: Mapping[str, Shelved],
+    prior: AnyPrior,
     progress: Callable[[int], None],
-) -> list[Prediction[Drawn]]:
-    """Draws for each object, from what may be known of it and is among `inputs`."""
-    target_spec(engine, wanted.target)  # A target that cannot be drawn is told at once, not object by object.
-    dropped = wanted.dropped(engine)
-    size = max(1, AT_ONCE // sampling.draws)
-    out: list[Prediction[Drawn]] = []
-    for start in range(0, len(subjects), size):
-        whole = subjects[start : start + size]
-        outcomes, tokens = tokenized(engine, [selected(wanted.known(subject), inputs) for subject in whole])
-        if dropped is not None:
-            tokens = [one and replace(one, mask={**one.mask, wanted.target: dropped}) for one in tokens]
-        answers = _drawn(engine, outcomes, tokens, wanted.target, sampling, progress)
-        out += [_decoded(engine, wanted.target, one, subject) for one, subject in zip(answers, whole, strict=True)]
-    return out
+) -> Predicted:
+    """What each head says of each object; one pass of the encoder serves them all.
+
+    What cannot work for any object is told at once: heads of another space, a prior that no head can take.
+    """
+    for shelved in heads.values():
+        shelved.head.check(engine)
+    _check_prior(heads, prior)
+    fitted = any(not isinstance(shelved.head, RedshiftToken) for shelved in heads.values())
+    out: list[Prediction[Answers]] = []
+    tokenizing = encoding = predicting = 0.0
+    for part in encoded(engine, inputs, subjects, fitted):
+        began = time.perf_counter()
+        out += _told(engine, heads, prior, part)
+        predicting += time.perf_counter() - began
+        tokenizing += part.tokenize_seconds
+        encoding += part.encode_seconds
+        progress(len(part.outcomes))
+    return Predicted(engine.space("tokens"), engine.numerics, heads, tuple(out), tokenizing, encoding, predicting)
 
 
-def _drawn(
-    engine: Engine,
-    outcomes: Sequence[Outcome],
-    tokens: Sequence[Tokens | None],
-    target: str,
-    sampling: Sampling,
-    progress: Callable[[int], None],
-) -> list[Prediction[NDArray[np.int64]]]:
-    """Tokens (draws, n_tokens) of each object. Rounds that were not needed are told to progress in the end."""
-    done = 0
-
-    def tell(rounds: int) -> None:
-        nonlocal done
-        progress((rounds - done) * len(outcomes))
-        done = rounds
-
-    answers = _answered(outcomes, tokens, lambda batch: draw(engine, batch, target, sampling, tell))
-    tell(sampling.rounds)
-    return answers
-
-
-def _decoded(engine: Engine, target: str, drawn: Prediction[NDArray[np.int64]], subject: Subject) -> Prediction[Drawn]:
-    """The numbers that the tokens drawn stand for, beside what the files have."""
-    if drawn.answer is None:
-        return Prediction(drawn.outcome, drawn.modalities)
-    given = subject.observation.data.get(target) if subject.observation else None
-    return Prediction(drawn.outcome, drawn.modalities, Drawn(drawn.answer, engine.values(target, drawn.answer), given))
+def as_data(answer: Answer, with_density: bool) -> dict[str, Any]:
+    """What one head says of one object, as plain data; the edges of a density's cells stand elsewhere, once for all."""
+    density = answer.density
+    return {
+        "numbers": [
+            {
+                "name": number.name,
+                "unit": number.unit,
+                "value": number.value,
+                "intervals": [
+                    {"level": level, "low": low, "high": high} for level, (low, high) in number.intervals.items()
+                ],
+            }
+            for number in answer.numbers
+        ],
+        "class": next(iter(answer.classes), None),
+        "classes": dict(answer.classes),
+        "density": None
+        if density is None
+        else {"mean": density.mean, "std": density.std, "mode": density.mode}
+        | ({"probability": density.probability.tolist()} if with_density else {}),
+        "flags": list(answer.flags),
+        "typicality": answer.typicality if math.isfinite(answer.typicality) else None,
+    }
 
 
-def _answered(
-    outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None], compute: Callable[[list[Tokens]], list[Answer]]
-) -> list[Prediction[Answer]]:
-    """What is computed of the objects that have tokens; the others failed before."""
-    results = iter(all_or_each(compute, [one for one in tokens if one is not None]))
-    out: list[Prediction[Answer]] = []
-    for outcome, one in zip(outcomes, tokens, strict=True):
-        result = None if one is None else next(results)
-        if one is None:
-            out.append(Prediction(outcome))
-        elif isinstance(result, AlbireoError):
-            out.append(Prediction(outcome.failed(result.at(file=outcome.subject.file))))
+def with_refused(predictions: Sequence[Prediction[Answers]]) -> list[Outcome]:
+    """The outcomes, and one more for every head that refused an object of which others said something."""
+    outcomes = [one.outcome for one in predictions]
+    for one in predictions:
+        for name, answer in (one.answer or {}).items():
+            if isinstance(answer, AlbireoError):
+                outcomes.append(one.outcome.failed(answer.at(file=one.outcome.subject.file, field=name)))
+    return outcomes
+
+
+def without_labels(observation: Observation) -> Observation:
+    """What a head may see of an object: its measurements. No position, no metadata, no flag that speaks of them."""
+    return Observation(observation.id, observation.data)
+
+
+def _check_prior(heads: Mapping[str, Shelved], prior: AnyPrior) -> None:
+    """BadInput if a prior of redshift was given that some head cannot take, or none."""
+    if prior is None:
+        return
+    if not any(shelved.task == "redshift" for shelved in heads.values()):
+        names = ", ".join(heads)
+        raise BadInput("option_invalid", f"a prior of redshift for {names}", field="prior", fix="leave it out")
+    for name, shelved in heads.items():
+        if isinstance(shelved.head, RedshiftToken):
+            raise BadInput(
+                "option_invalid",
+                f"what {name} was trained on is not known: its prior cannot be taken out",
+                field="prior",
+                fix="leave the prior out, or use a head that was fitted for redshifts",
+            )
+
+
+def _told(engine: Engine, heads: Mapping[str, Shelved], prior: AnyPrior, part: Encoded) -> list[Prediction[Answers]]:
+    """What the heads say of a few objects; those without tokens failed before."""
+    at = [i for i, outcome in enumerate(part.outcomes) if outcome.error is None]
+    by_head = {name: _of_head(engine, shelved, prior, at, part) for name, shelved in heads.items()}
+    out: list[Prediction[Answers]] = [Prediction(outcome) for outcome in part.outcomes]
+    for n, i in enumerate(at):
+        outcome, tokens = part.outcomes[i], part.tokens[i]
+        assert tokens is not None
+        answers: Answers = {name: results[n] for name, results in by_head.items()}
+        errors = [answer for answer in answers.values() if isinstance(answer, AlbireoError)]
+        if len(errors) == len(answers):
+            out[i] = Prediction(outcome.failed(errors[0].at(file=outcome.subject.file)))
         else:
-            out.append(Prediction(outcome, tuple(MODALITIES[key].name for key in one.ids), result))
+            out[i] = Prediction(outcome, tuple(MODALITIES[key].name for key in tokens.ids), answers, tokens.n_tokens)
     return out
+
+
+def _of_head(
+    engine: Engine, shelved: Shelved, prior: AnyPrior, at: Sequence[int], part: Encoded
+) -> list[Answer | AlbireoError]:
+    """What one head says of the objects numbered `at`; one that it refuses is refused alone."""
+    head = shelved.head
+
+    def compute(some: list[int]) -> list[Answer]:
+        if isinstance(head, RedshiftToken):
+            return head.predict(engine, [tokens for i in some if (tokens := part.tokens[i]) is not None])
+        states = [state for i in some if (state := part.states[i]) is not None]
+        seen = [without_labels(one) for i in some if (one := part.outcomes[i].subject.observation) is not None]
+        return head.predict(states, seen, _prior_of(head, prior))
+
+    return all_or_each(compute, at)
+
+
+def _prior_of(head: Head, prior: AnyPrior) -> Prior | None:
+    if head.prior is None:
+        return None
+    return Prior.flat(float(head.prior.edges[0]), float(head.prior.edges[-1])) if prior == "flat" else prior
+
+
+def _portions(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Numbers 0, 1, .. in order, as many at a time as the budget holds, at least one."""
+    part: list[int] = []
+    total = 0
+    for i, cost in enumerate(costs):
+        if part and total + cost > budget:
+            yield part
+            part, total = [], 0
+        part.append(i)
+        total += cost
+    if part:
+        yield part

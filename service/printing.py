@@ -148,14 +148,34 @@ def neighbours_text(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def redshifts_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Posteriors of redshift as a table: id, median, 16 % and 84 %, mean, standard deviation, mode, QA flags."""
-    width = max([len(str(row["id"])) for row in rows] + [len("object")])
-    lines = [f"{'object':<{width}}  {'median':>7}  {'16 %':>7}  {'84 %':>7}  {'mean':>7}  {'std':>7}  {'mode':>7}"]
-    for row in rows:
-        numbers = "  ".join(f"{row[f'z_{name}']:7.4f}" for name in ("q50", "q16", "q84", "mean", "std", "mode"))
-        lines.append(f"{row['id']:<{width}}  {numbers}  {', '.join(row['qa_flags'])}".rstrip())
-    return "\n".join(lines)
+def predictions_text(rows: Sequence[Mapping[str, Any]], heads: Sequence[Mapping[str, Any]]) -> str:
+    """What heads say, head by head: a line for each number or class of an object, then typicality and flags."""
+    return "\n".join(line for head in heads for line in _head_lines(rows, head))
+
+
+def _head_lines(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{head['name']} ({head['task']}, {' '.join(filter(None, (head['origin'], head['version'])))})"
+    answers = [(str(row["id"]), row["predictions"].get(head["name"])) for row in rows]
+    table = [line for name, answer in answers if answer for line in _answer_cells(name, answer)]
+    first = "class" if head["task"] == "classification" else "target"
+    middle = ("probability",) if head["task"] == "classification" else ("value", "68 %", "95 %", "unit")
+    table = [("object", first, *middle, "typicality", "flags"), *table]
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
+    for cells in table:
+        yield "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _answer_cells(who: str, answer: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The lines of one object under one head; typicality and flags stand in the first."""
+    typicality = "" if answer["typicality"] is None else f"{answer['typicality']:.2f}"
+    ends = (typicality, ", ".join(answer["flags"]))
+    for number in answer["numbers"]:
+        levels = [f"{span['low']:.5g} to {span['high']:.5g}" for span in number["intervals"]]
+        yield (who, number["name"], f"{number['value']:.5g}", *levels, number["unit"], *ends)
+        who, ends = "", ("", "")
+    for name, probability in answer["classes"].items():
+        yield (who, name, f"{probability:.3f}", *ends)
+        who, ends = "", ("", "")
 
 
 def _labels(metadata: Mapping[str, Any]) -> str:
@@ -172,16 +192,31 @@ def plural(count: int, noun: str) -> str:
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, nothing elsewhere."""
+    with counting_bar(what) as tell_of:
+        so_far = 0
+        tell_of(0, total)
+
+        def advance(more: int) -> None:
+            nonlocal so_far
+            so_far += more
+            tell_of(so_far, total)
+
+        yield advance
+
+
+@contextmanager
+def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal that is told (done, of how many), nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def errors_of(failed: list[Any]) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import Request
@@ -11,17 +13,22 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from albireo.index.collection import Collection, StoredObject
+from albireo.models.engine import POOLINGS, Engine
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
+from albireo.observations.reading import FORMATS
 from albireo.service import schemas
 from albireo.service.core import Embedded, Neighbours, Outcome
+from albireo.service.prediction_schemas import AnswerReply, PredictedItem
+from albireo.service.predictions import Answers, Predicted, Prediction, as_data
 from albireo.service.problems import MEDIA_TYPE, RETRY_AFTER, problem
+from albireo.service.settings import Settings
 
 
 def reply(model: BaseModel, failed: int = 0) -> Response:
     """200 with the model as JSON, and the number of failed items in a header."""
     headers = {"X-Items-Failed": str(failed)} if failed else {}
-    return Response(model.model_dump_json(), 200, headers, "application/json")
+    return Response(model.model_dump_json(by_alias=True), 200, headers, "application/json")
 
 
 def item_reply(outcome: Outcome, encoding: str = "float", with_embedding: bool = True) -> schemas.ItemReply:
@@ -48,26 +55,68 @@ def item_reply(outcome: Outcome, encoding: str = "float", with_embedding: bool =
     )
 
 
+def predicted_item(one: Prediction[Answers], density: bool) -> PredictedItem:
+    """What the heads say of one object; `density` also gives the probabilities of cells."""
+    outcome = one.outcome
+    refused = any(isinstance(answer, AlbireoError) for answer in (one.answer or {}).values())
+    return PredictedItem(
+        id=outcome.subject.id,
+        file=outcome.subject.file,
+        status="degraded" if refused else outcome.status,
+        predictions={
+            name: AnswerReply(error=trouble(answer))
+            if isinstance(answer, AlbireoError)
+            else AnswerReply(**as_data(answer, density))
+            for name, answer in (one.answer or {}).items()
+        },
+        modalities_used=list(one.modalities),
+        n_tokens=one.n_tokens,
+        qa_flags=list(outcome.flags),
+        warnings=[trouble(warning) for warning in outcome.warnings],
+        error=trouble(outcome.error) if outcome.error else None,
+    )
+
+
+def predict_reply(
+    predicted: Predicted, engine: Engine, items: list[PredictedItem], parse: float, density: bool
+) -> dict[str, Any]:
+    """What heads say of a request, but for its id; `density` also gives the edges of their cells."""
+    heads = {
+        name: one.identity(predicted.space, one.edges(engine) if density else None)
+        for name, one in predicted.heads.items()
+    }
+    return {
+        "space": predicted.space,
+        "model": engine.name,
+        **asdict(predicted.numerics),
+        "dim": engine.dim,
+        "timings_ms": milliseconds(parse, predicted, predict=predicted.predict_seconds),
+        "usage": {"tokens": predicted.n_tokens},
+        "heads": heads,
+        "items": items,
+    }
+
+
 def trouble(error: AlbireoError) -> schemas.Trouble:
     return schemas.Trouble(**error.as_dict())
 
 
-def all_failed(embedded: Embedded, items: Sequence[schemas.ItemReply], request: Request) -> Response | None:
+def all_failed(done: Embedded | Predicted, items: Sequence[BaseModel], request: Request) -> Response | None:
     """The problem document of a request without one good object; None if there is one.
 
     It speaks of the first error, and lists every object with its own.
     """
-    errors = [outcome.error for outcome in embedded.outcomes if outcome.error is not None]
-    if len(errors) < len(embedded.outcomes):
+    errors = [outcome.error for outcome in done.outcomes if outcome.error is not None]
+    if len(errors) < len(done.outcomes):
         return None
     if not errors:
         raise BadInput("request_invalid", "nothing was sent", field="items", fix="send files or items")
     return refused(errors[0], items, request)
 
 
-def refused(first: AlbireoError, items: Sequence[schemas.ItemReply], request: Request, status: int = 422) -> Response:
+def refused(first: AlbireoError, items: Sequence[BaseModel], request: Request, status: int = 422) -> Response:
     """The problem document of a request whose every object failed, the first of them with error `first`."""
-    body = problem(first, request.state.request_id, status, items=[item.model_dump() for item in items])
+    body = problem(first, request.state.request_id, status, items=[item.model_dump(by_alias=True) for item in items])
     if len(items) > 1:
         body["detail"] = f"all {len(items)} objects failed; the first: {first.message}"
     text = schemas.Problem(**body).model_dump_json(exclude_unset=True)
@@ -79,6 +128,31 @@ def not_ready(error: AlbireoError, request: Request, capabilities: dict[str, Any
     body = problem(error, request.state.request_id, capabilities=capabilities)
     text = schemas.Problem(**body).model_dump_json(exclude_unset=True)
     return Response(text, 503, {"Retry-After": RETRY_AFTER}, MEDIA_TYPE)
+
+
+def info(engine: Engine, settings: Settings) -> dict[str, Any]:
+    """The model, what it reads, and the limits."""
+    return {
+        "name": "albireo",
+        "version": version("albireo"),
+        "model": engine.name,
+        "dim": engine.dim,
+        "spaces": {pooling: engine.space(pooling) for pooling in POOLINGS},
+        "modalities": [
+            {
+                "modality": MODALITIES[key].name,
+                "key": key,
+                "kind": MODALITIES[key].kind,
+                "unit": MODALITIES[key].unit,
+                "bands": list(MODALITIES[key].bands),
+                "shape": list(MODALITIES[key].shape),
+                "n_tokens": spec.n_tokens,
+            }
+            for key, spec in engine.inputs.items()
+        ],
+        "formats": [{"name": row.name, "description": row.description} for row in FORMATS],
+        "limits": {"max_body_bytes": settings.max_body_bytes, "max_items": settings.max_items},
+    }
 
 
 def stored_of(row: schemas.Stored, n: int) -> StoredObject:
@@ -131,9 +205,9 @@ def collection_reply(collection: Collection) -> schemas.CollectionReply:
     )
 
 
-def milliseconds(parse: float, embedded: Embedded | None = None, **more: float) -> dict[str, float]:
+def milliseconds(parse: float, done: Embedded | Predicted | None = None, **more: float) -> dict[str, float]:
     """Timings in ms, from seconds."""
     seconds = {"parse": parse}
-    if embedded is not None:
-        seconds |= {"tokenize": embedded.tokenize_seconds, "encode": embedded.encode_seconds}
+    if done is not None:
+        seconds |= {"tokenize": done.tokenize_seconds, "encode": done.encode_seconds}
     return {name: round(value * 1e3, 3) for name, value in (seconds | more).items()}

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 import anyio.to_thread
+import numpy as np
 from anyio import CapacityLimiter
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from albireo.models.engine import POOLINGS
-from albireo.observations.errors import BadInput, Conflict, NotFound, TooLarge, Unavailable
-from albireo.observations.modalities import MODALITIES
-from albireo.observations.reading import FORMATS, FileReport
+from albireo.models.heads import Prior
+from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound, TooLarge, Unavailable
+from albireo.observations.reading import FileReport
 from albireo.observations.spaces import same_space
 from albireo.service import replies, schemas
 from albireo.service.bodies import Body, read_body
 from albireo.service.core import Core
+from albireo.service.descriptions import plain
 from albireo.service.openapi import body_of, problems_of
+from albireo.service.prediction_schemas import (
+    HeadCard,
+    HeadsReply,
+    PredictOne,
+    PredictOptions,
+    PredictReply,
+    PredictRequest,
+    PriorCells,
+)
+from albireo.service.predictions import AnyPrior
+from albireo.service.priors import prior_of
 from albireo.service.readiness import Readiness
 from albireo.service.settings import Settings
+from albireo.service.shelf import Shelved
 from albireo.service.subjects import Subject, join
 
 Result = TypeVar("Result")
@@ -51,6 +64,20 @@ class Doors:
         """Embeddings of the objects in files or items. One bad object fails alone; 422 when none is good."""
         body = await read_body(request, schemas.EmbedRequest)
         return await self._work(self._embed, request, body)
+
+    async def predict(self, request: Request) -> Response:
+        """What several heads say of the objects in files or items: one pass of the encoder for all of them."""
+        body = await read_body(request, PredictRequest)
+        return await self._work(self._predict, request, body, body.content.heads)
+
+    async def predict_one(self, head: str, request: Request) -> Response:
+        """What one head says of the objects in files or items. One bad object fails alone; 422 when none is good."""
+        body = await read_body(request, PredictOne)
+        return await self._work(self._predict, request, body, [head])
+
+    async def heads(self, request: Request) -> Response:
+        """The heads that can be asked, each with its card: what it was fitted on, and how well it does."""
+        return await self._work(self._heads, request)
 
     async def put_collection(self, c: str, body: schemas.CollectionRequest | None = None) -> Response:
         """Make a collection, or find that it is there with this definition; 409 if it is there with another."""
@@ -155,6 +182,32 @@ class Doors:
                 items=items,
             ),
             embedded.n_failed,
+        )
+
+    def _predict(self, request: Request, body: Body[Any], names: Sequence[str]) -> Response:
+        began = time.perf_counter()
+        options: PredictOptions = body.content.options
+        heads = {name: self.core.shelf.open(name) for name in names}
+        subjects = self._subjects(body)
+        parsed = time.perf_counter() - began
+        predicted = self.core.predict(subjects, heads, prior=_prior(options.prior))
+        items = [replies.predicted_item(one, options.density) for one in predicted.predictions]
+        failure = replies.all_failed(predicted, items, request)
+        if failure is not None:
+            return failure
+        content = replies.predict_reply(predicted, self.core.engine, items, parsed, options.density)
+        reply = PredictReply(**content, request_id=request.state.request_id)
+        return replies.reply(reply, predicted.n_failed)
+
+    def _heads(self, request: Request) -> Response:
+        model, found = self.core.described, list(self.core.shelf.all())
+        return replies.reply(
+            HeadsReply(
+                heads=[HeadCard(**plain(one.about(model))) for one in found if isinstance(one, Shelved)],
+                errors=[replies.trouble(one) for one in found if isinstance(one, AlbireoError)],
+                model=model.name,
+                request_id=request.state.request_id,
+            )
         )
 
     def _put(self, name: str, body: schemas.CollectionRequest) -> Response:
@@ -281,31 +334,14 @@ class Doors:
         )
 
     def _info(self, request: Request) -> Response:
-        engine = self.core.engine
-        return replies.reply(
-            schemas.InfoReply(
-                name="albireo",
-                version=version("albireo"),
-                model=engine.name,
-                dim=engine.dim,
-                spaces={pooling: engine.space(pooling) for pooling in POOLINGS},
-                modalities=[
-                    {
-                        "modality": MODALITIES[key].name,
-                        "key": key,
-                        "kind": MODALITIES[key].kind,
-                        "unit": MODALITIES[key].unit,
-                        "bands": list(MODALITIES[key].bands),
-                        "shape": list(MODALITIES[key].shape),
-                        "n_tokens": spec.n_tokens,
-                    }
-                    for key, spec in engine.inputs.items()
-                ],
-                formats=[{"name": row.name, "description": row.description} for row in FORMATS],
-                limits={"max_body_bytes": self.settings.max_body_bytes, "max_items": self.settings.max_items},
-                request_id=request.state.request_id,
-            )
-        )
+        about = replies.info(self.core.engine, self.settings)
+        return replies.reply(schemas.InfoReply(**about, request_id=request.state.request_id))
+
+
+def _prior(stated: str | PriorCells) -> AnyPrior:
+    if isinstance(stated, PriorCells):
+        return Prior(np.array(stated.edges), np.array(stated.n))
+    return prior_of(stated)
 
 
 def _space_missing(field: str) -> BadInput:
@@ -349,6 +385,10 @@ def router(doors: Doors) -> APIRouter:
     inference = (400, 413, 415, 422, 503)
     add("POST", "/v1/validate", doors.validate, schemas.ValidateReply, *inference, **body_of(schemas.EmbedRequest))
     add("POST", "/v1/embed", doors.embed, schemas.EmbedReply, *inference, **body_of(schemas.EmbedRequest))
+    heads = (404, 409, *inference)
+    add("POST", "/v1/predict", doors.predict, PredictReply, *heads, **body_of(PredictRequest))
+    add("POST", "/v1/predict/{head}", doors.predict_one, PredictReply, *heads, **body_of(PredictOne))
+    add("GET", "/v1/heads", doors.heads, HeadsReply)
     add("PUT", "/v1/collections/{c}", doors.put_collection, schemas.CollectionReply, 400, 409, 422)
     add("GET", "/v1/collections", doors.collections, schemas.CollectionsReply)
     add("GET", "/v1/collections/{c}", doors.collection, schemas.CollectionReply, 404, 422)

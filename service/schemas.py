@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,13 @@ class Item(Model):
 
 
 class Options(Model):
+    in_query: ClassVar = {
+        "pooling": {"enum": ["mean", "mean_per_modality", "tokens"]},
+        "encoding": {"enum": ["float", "base64"]},
+        "join": {"type": "boolean"},
+    }
+    """Options that query parameters give where there is no JSON part, and the schema of each."""
+
     pooling: Pooling = Field(default="mean", description="mean of valid tokens, one mean per modality, or every token")
     normalize: bool = Field(default=False, description="divide every vector by its length; a space of its own")
     encoding: Literal["float", "base64"] = Field(

@@ -36,7 +36,8 @@ class Settings(BaseSettings):
         default=None, description="preprocessing of the tokenizers, instead of the model's own"
     )
     data_folder: Path = Field(
-        default=Path("~/.local/share/albireo"), description="folder of the collections (collections.sqlite)"
+        default=Path("~/.local/share/albireo"),
+        description="folder of the collections (collections.sqlite) and of your own heads (heads/)",
     )
     host: str = Field(default="127.0.0.1", description="address that `albireo serve` listens on")
     port: int = Field(default=8000, ge=1, le=65535, description="port that `albireo serve` listens on")
@@ -67,6 +68,16 @@ class Settings(BaseSettings):
     def collections_file(self) -> Path:
         """The SQLite file of all collections."""
         return self.data_folder.expanduser() / "collections.sqlite"
+
+    @property
+    def head_folders(self) -> dict[str, Path]:
+        """Whose heads they are -> their folder, in the order in which a name is looked for."""
+        return {"own": self.data_folder.expanduser() / "heads", "shipped": self.model_folder / "heads"}
+
+    @property
+    def states_folder(self) -> Path:
+        """Token states that heads were fitted on, so that fitting again does not encode again."""
+        return self.data_folder.expanduser() / "states"
 
 
 def read_settings() -> Settings:

@@ -22,6 +22,7 @@ from albireo.service.app import create_app
 from albireo.service.core import Core
 from albireo.service.readiness import Readiness
 from albireo.service.settings import Settings
+from albireo.service.shelf import Shelf
 from albireo.tokenizers.checkpoint import TokenSpec
 
 DIM = 16
@@ -152,6 +153,38 @@ class ToyEngine:
         return np.array([False, low < 5000 and high > 4000, low < 6000 and high > 5000])
 
 
+class TellingEngine(ToyEngine):
+    """A ToyEngine whose states tell the numbers, so that there is something to learn.
+
+    `passes` counts objects whose states were asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
+        out = super().tokenize(observations)
+        for i, observation in enumerate(observations):
+            if all(isinstance(payload, Scalar) for payload in observation.data.values()) and isinstance(out[i], Tokens):
+                scaled = {key: np.rint(40 * _numbers(payload)) for key, payload in observation.data.items()}
+                out[i] = Tokens({key: values.astype(np.int64).clip(0, 999) for key, values in scaled.items()})
+        return out
+
+    def _embed(self, tokens: Tokens, pooling: Pooling) -> Embedding:
+        if pooling != "tokens":
+            return super()._embed(tokens, pooling)
+        self.passes += 1
+        directions = np.random.default_rng(1).normal(size=(len(MODALITIES), 2, DIM))
+        rows = [
+            base + along * (i / 400 - 1)
+            for key, (base, along) in zip(MODALITIES, directions, strict=True)
+            for i in tokens.ids.get(key, ())
+        ]
+        names = tuple(key for key in MODALITIES for _ in tokens.ids.get(key, ()))
+        return Embedding(pooling, np.array(rows, np.float32), names, tokens.n_tokens)
+
+
 def _numbers(payload: Payload) -> np.ndarray:
     if isinstance(payload, Image | Spectrum):
         return payload.flux
@@ -178,7 +211,8 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def core(engine: ToyEngine, settings: Settings) -> Iterator[Core]:
-    made = Core(lambda: engine, lambda: Collections(settings.collections_file))
+    shelf = Shelf({"own": settings.data_folder / "heads", "shipped": Path(settings.model) / "heads"})
+    made = Core(lambda: engine, lambda: Collections(settings.collections_file), shelf=lambda: shelf)
     yield made
     made.close()
 

@@ -64,7 +64,11 @@ def test_help_answers_at_once() -> None:
         "serve",
         "demo",
         "index add",
-        "predict redshift",
+        "predict",
+        "heads fit",
+        "heads ls",
+        "heads show",
+        "heads evaluate",
         "generate",
         "models pull",
         "models ls",
@@ -79,7 +83,9 @@ def test_every_command_teaches(run: Run, name: str) -> None:
     assert "--json" in text
 
 
-@pytest.mark.parametrize("name", ["validate", "embed", "search", "index add", "predict redshift", "generate"])
+@pytest.mark.parametrize(
+    "name", ["validate", "embed", "search", "index add", "predict", "generate", "heads fit", "heads evaluate"]
+)
 def test_reading_flags_are_shared(run: Run, name: str) -> None:
     text = run(*name.split(), "--help").output
     flags = "--at --positions --resample --survey --release --bands --pixel-scale --unit --zero-point --medium --frame"

@@ -1,4 +1,4 @@
-"""`albireo predict redshift` and `albireo generate`: tables, pictures, what the model is shown, and exit codes."""
+"""`albireo predict tok_z` and `albireo generate`: tables, pictures, what the model is shown, and exit codes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typer.testing import CliRunner, Result
 
 from albireo.index.collection import Collections
 from albireo.models.generation import Sampling
+from albireo.models.heads import Answer
 from albireo.observations.options import ReadOptions
 from albireo.service.cli import app
 from albireo.service.core import Core
+from albireo.service.draws import Wanted
 from albireo.service.files import expand, read_batches
-from albireo.service.predictions import Wanted
 from albireo.service.subjects import Subject
 
 Make = Callable[..., bytes]
@@ -62,25 +63,30 @@ def metadata(table: Any) -> dict[str, Any]:
 
 def test_redshifts_of_files(run: Run, files: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "deep" / "z.parquet", tmp_path / "z.png"
-    done = run("predict", "redshift", files, "-o", out, "--pdf", "--plot", picture)
+    done = run("predict", "tok_z", files, "-o", out, "--pdf", "--plot", picture)
     assert done.exit_code == 1, done.output
     assert "3 of 5 objects" in done.output
     table = pq.read_table(out)
     about, rows = metadata(table), table.to_pylist()
     assert [row["id"] for row in rows] == ["A", "B", "sdss-0266-51630-0007"]
-    edges = np.array(json.loads(about["z_edges"]))
-    assert table.schema.field("z_pdf").type.list_size == len(edges) - 1 == 16
+    head = json.loads(about["heads"])["tok_z"]
+    assert head["origin"] == "built in"
+    assert head["space"] == "toy@0123456789ab:tokens"
+    edges = np.array(head["edges"])
     assert about["checkpoint"] == "toy@0123456789ab"
     for row in rows:
-        pdf, centres = np.array(row["z_pdf"]), (edges[1:] + edges[:-1]) / 2
+        pdf, centres = np.array(row["tok_z_pdf"]), (edges[1:] + edges[:-1]) / 2
+        assert len(pdf) == len(edges) - 1 == 16
         assert pdf.sum() == pytest.approx(1)
-        assert row["z_mean"] == pytest.approx(pdf @ centres, abs=1e-6)
-        assert row["z_std"] == pytest.approx(np.sqrt(pdf @ (centres - pdf @ centres) ** 2), abs=1e-6)
-        assert row["z_mode"] == pytest.approx(centres[pdf.argmax()])
+        assert row["tok_z_mean"] == pytest.approx(pdf @ centres, abs=1e-6)
+        assert row["tok_z_std"] == pytest.approx(np.sqrt(pdf @ (centres - pdf @ centres) ** 2), abs=1e-6)
+        assert row["tok_z_mode"] == pytest.approx(centres[pdf.argmax()])
         below = np.concatenate([[0], np.cumsum(pdf)])
-        for percent in (16, 50, 84):
-            assert np.interp(row[f"z_q{percent}"], edges[1:], below[1:]) == pytest.approx(percent / 100, abs=1e-5)
-        assert ("z_posterior_saturated" in row["qa_flags"]) == (pdf[-1] >= 0.05)
+        quantiles = {"tok_z": 0.5, "tok_z_low68": 0.16, "tok_z_high68": 0.84, "tok_z_low95": 0.025}
+        for name, share in (quantiles | {"tok_z_high95": 0.975}).items():
+            assert np.interp(row[name], edges[1:], below[1:]) == pytest.approx(max(share, pdf[0]), abs=1e-5)
+        assert ("z_posterior_saturated" in row["tok_z_flags"]) == (pdf[-1] >= 0.05)
+        assert row["tok_z_typicality"] is None
         assert "toy" in row["qa_flags"]
     assert rows[0]["modalities"] == ["image.legacysurvey"]
     errors = pq.read_table(out.with_name("z.errors.parquet")).to_pylist()
@@ -89,22 +95,25 @@ def test_redshifts_of_files(run: Run, files: Path, tmp_path: Path) -> None:
 
 
 def test_redshifts_as_text_and_as_data(run: Run, files: Path) -> None:
-    text = run("predict", "redshift", files / "A.fits")
+    text = run("predict", "tok_z", files / "A.fits")
     assert text.exit_code == 0, text.output
-    data = json.loads(run("predict", "redshift", files / "A.fits", files / "s.fits", "--json", "--pdf").stdout)
-    (first, second) = data["objects"]
-    head, line = text.stdout.splitlines()
-    assert head.split()[:2] == ["object", "median"]
-    assert line.split()[:2] == ["A", f"{first['z_q50']:.4f}"]
-    assert sum(second["z_pdf"]) == pytest.approx(1)
-    assert len(data["z_edges"]) == 17
+    data = json.loads(run("predict", "tok_z", files / "A.fits", files / "s.fits", "--json", "--pdf").stdout)
+    first, second = (row["predictions"]["tok_z"] for row in data["objects"])
+    about, head, line = text.stdout.splitlines()
+    assert about.startswith("tok_z (redshift, built in)")
+    assert head.split()[:3] == ["object", "target", "value"]
+    assert line.split()[:3] == ["A", "redshift", f"{first['numbers'][0]['value']:.5g}"]
+    assert sum(second["density"]["probability"]) == pytest.approx(1)
+    assert len(data["heads"]["tok_z"]["edges"]) == 17
     assert data["errors"] == []
-    assert "z_pdf" not in json.loads(run("predict", "redshift", files / "A.fits", "--json").stdout)["objects"][0]
+    plain = json.loads(run("predict", "tok_z", files / "A.fits", "--json").stdout)
+    assert "probability" not in plain["objects"][0]["predictions"]["tok_z"]["density"]
+    assert "edges" not in plain["heads"]["tok_z"]
 
 
 def test_a_checkpoint_without_redshifts(run: Run, engine: Any, files: Path, tmp_path: Path) -> None:
     engine.outputs = {"tok_image": engine.outputs["tok_image"]}
-    done = run("predict", "redshift", files, "-o", tmp_path / "z.parquet")
+    done = run("predict", "tok_z", files, "-o", tmp_path / "z.parquet")
     assert done.exit_code == 1
     assert "modality_not_in_checkpoint" in done.output
     assert not (tmp_path / "z.parquet").exists()
@@ -113,14 +122,15 @@ def test_a_checkpoint_without_redshifts(run: Run, engine: Any, files: Path, tmp_
 def test_a_redshift_that_is_given_is_refused_alone(run: Run, engine: Any, core: Core, files: Path) -> None:
     """Only where it is asked to be a token, of a model that reads it."""
     engine.inputs = {**engine.inputs, "tok_z": engine.outputs["tok_z"]}
-    plain = json.loads(run("predict", "redshift", files / "s.fits", "--json").stdout)
+    plain = json.loads(run("predict", "tok_z", files / "s.fits", "--json").stdout)
     assert [set(tokens.ids) for tokens in engine.given] == [{"tok_spectrum_sdss"}]
-    told = json.loads(run("predict", "redshift", files / "s.fits", "--json", "--token", "redshift").stdout)
+    told = json.loads(run("predict", "tok_z", files / "s.fits", "--json", "--token", "redshift").stdout)
     assert [(error["code"], error["file"]) for error in told["errors"]] == [("label_given", "s.fits")]
     subjects = subjects_of(files / "s.fits") + subjects_of(files / "s.fits", tokens=("redshift",))
-    first, second = core.redshift(subjects)
-    assert first.answer is not None
-    assert first.answer.mean == plain["objects"][0]["z_mean"]
+    first, second = core.predict(subjects, {"tok_z": core.shelf.open("tok_z")}).predictions
+    answer = (first.answer or {})["tok_z"]
+    assert isinstance(answer, Answer)
+    assert answer.numbers[0].value == plain["objects"][0]["predictions"]["tok_z"]["numbers"][0]["value"]
     assert second.outcome.error is not None
     assert second.outcome.error.code == "label_given"
 
@@ -252,17 +262,20 @@ def test_progress_counts_every_round(engine: Any, core: Core, files: Path) -> No
     assert sum(told) == 7 * len(subjects)
     assert len(told) > 3
     told.clear()
-    core.redshift(subjects, told.append)
+    core.predict(subjects, {"tok_z": core.shelf.open("tok_z")}, told.append)
     assert sum(told) == len(subjects)
 
 
 def test_the_model_in_the_package(mini: Run, tmp_path: Path) -> None:
     spectra = [SAMPLES / f"spec-3962760000000000{n}.fits.gz" for n in (1, 2)]
-    done = mini("predict", "redshift", *spectra, "--json", "--plot", tmp_path / "z.png")
+    done = mini("predict", "tok_z", *spectra, "--json", "--plot", tmp_path / "z.png")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert answer["checkpoint"].startswith("albireo-mini@")
-    assert all(0 <= row["z_q16"] <= row["z_q50"] <= row["z_q84"] <= 1 for row in answer["objects"])
+    for row in answer["objects"]:
+        (number,) = row["predictions"]["tok_z"]["numbers"]
+        inner, outer = number["intervals"]
+        assert 0 <= outer["low"] <= inner["low"] <= number["value"] <= inner["high"] <= outer["high"] <= 1
     assert all(row["modalities"] == ["spectrum.sdss"] for row in answer["objects"])
     out = tmp_path / "d.parquet"
     about, rows = draws_of(
@@ -298,11 +311,12 @@ def test_the_redshift_of_a_real_spectrum(test_data: Path, tmp_path: Path) -> Non
         return Core(lambda: Watched.open(MINI), lambda: Collections(tmp_path / "c.sqlite"))
 
     path = test_data / "raw" / "sdss" / "spec-0266-51630-0168.fits"
-    arguments = ["predict", "redshift", str(path), "--json", "--pdf", "--plot", str(tmp_path / "z.png")]
+    arguments = ["predict", "tok_z", str(path), "--json", "--pdf", "--plot", str(tmp_path / "z.png")]
     done = CliRunner().invoke(app, arguments, obj=open_core)
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.stdout)["objects"]
-    assert sum(row["z_pdf"]) == pytest.approx(1, abs=1e-5)
-    assert 0 < row["z_std"] < 1
+    density = row["predictions"]["tok_z"]["density"]
+    assert sum(density["probability"]) == pytest.approx(1, abs=1e-5)
+    assert 0 < density["std"] < 1
     assert [set(tokens.ids) for tokens in shown] == [{"tok_spectrum_sdss"}]
     assert imread(tmp_path / "z.png").size
