@@ -347,7 +347,13 @@ def _card(
         checkpoint=states.checkpoint,
         dim=states.dim,
         seed=plan.seed,
-        plan=asdict(plan) | {"epochs": len(trained.curve), "best_epoch": trained.epoch, "weight_decay": trained.decay},
+        plan=asdict(plan)
+        | {
+            "parts": plan.parts or shares_of(len(data.at)),
+            "epochs": len(trained.curve),
+            "best_epoch": trained.epoch,
+            "weight_decay": trained.decay,
+        },
         data={
             "labels": labels.source,
             "objects": {name: int((data.parts == number).sum()) for number, name in enumerate(PARTS)},
