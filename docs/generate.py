@@ -45,6 +45,7 @@ NOTES = {
     "docs/log.md": "experiments and what came of them",
     "docs/modalities.md": "the table of modalities (generated)",
     "docs/roofline.png": "the encoder's cases under the ceilings of the machine they were measured on",
+    "docs/science": "pictures of docs/science.md",
     "docs/settings.md": "environment variables of the service (generated)",
     "CHANGELOG.md": "what changed, by version",
     "LICENSE": "MIT",
