@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.modalities import IMAGE_SIZE, MODALITIES, Kind, Modality
+from albireo.observations.modalities import IMAGE_SIZE, LABEL_KEYS, MODALITIES, Kind, Modality
 from albireo.observations.observation import (
     Catalog,
     Coefficients,
@@ -51,7 +52,7 @@ CLASSES: dict[Kind, type[Any]] = {
 }  # fmt: skip
 
 _NUMBERS = {"f4": pa.float32(), "f8": pa.float64(), "i8": pa.int64()}
-_COLUMNS: dict[str, dict[str, str]] = {
+_COLUMNS: dict[Kind, dict[str, str]] = {
     "image": {"flux": "f4", "ivar": "f4", "mask": "bits", "bands": "texts", "conventions": "conventions"},
     "spectrum": {"wavelength": "f8", "flux": "f4", "ivar": "f4", "mask": "bits"},
     "coefficients": {"values": "f4", "errors": "f4"},
@@ -65,10 +66,11 @@ _COLUMNS: dict[str, dict[str, str]] = {
 _TEXTS = frozenset({"unit", "frame", "medium", "kind"})
 
 
-def _stored(kind: str) -> dict[str, str]:
+@lru_cache
+def _stored(kind: Kind) -> dict[str, str]:
     """Field -> how it is stored, in the order of the dataclass."""
     special = _COLUMNS[kind]
-    names = [one.name for one in fields(CLASSES[kind])]  # type: ignore[index]
+    names = [one.name for one in fields(CLASSES[kind])]
     return {name: special.get(name, "text" if name in _TEXTS else "number") for name in names}
 
 
@@ -97,6 +99,9 @@ def write_shard(observations: Sequence[Observation], path: str | Path, origin: M
     for one in observations:
         if one.extras:
             raise BadInput("modality_unknown", f"object {one.id!r} has {', '.join(one.extras)}", field="extras")
+        labels = sorted(LABEL_KEYS & one.data.keys())
+        if labels:
+            raise BadInput("label_given", f"object {one.id!r} has {', '.join(labels)} among its data", field=labels[0])
     dictionary = ["metadata"]
     streams = []
     for key, row in MODALITIES.items():
@@ -184,7 +189,7 @@ def read_shard(source: Source, options: ReadOptions, companions: Sequence[Source
     for name, wanted in (("id", pa.string()), ("metadata", pa.string()), ("ra", pa.float64()), ("dec", pa.float64())):
         if name not in table.column_names or table.schema.field(name).type != wanted:
             raise BadInput("column_missing", f"no column {name} of {wanted}", file=source.name, field=name)
-    names = {row.name: row for row in MODALITIES.values()}
+    names = {row.name: row for key, row in MODALITIES.items() if key not in LABEL_KEYS}
     columns = []
     for name in table.column_names:
         if name in names:

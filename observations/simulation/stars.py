@@ -1,13 +1,13 @@
 """The light of simulated stars: continua fitted to real Gaia XP spectra, with lines that XP does not resolve put in.
 
-Between 3300 and 8000 K the continuum is what `fit_stars` found for these parameters; hotter stars follow a black body
+Between 3300 and 6700 K the continuum is what `fit_stars` found for these parameters; hotter stars follow a black body
 with a Balmer jump from there. Lines and bands are those of the Sun, scaled with temperature, gravity and abundance by
 simple laws: right in place, about right in strength, no model atmosphere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -24,8 +24,10 @@ NODES: Doubles = np.concatenate([np.arange(3360.0, 10201.0, 20.0), [12350.0, 166
 """Vacuum Angstrom: samples of XP, and J H K."""
 LOW_RESOLUTION = 2500.0
 """km/s: sigma of Gaia XP, about."""
-COOLEST, HOTTEST = 3300.0, 8000.0
+COOLEST, HOTTEST = 3300.0, 6700.0
 """K; between them the fit holds."""
+FAINT_BLUE = (3650.0, 5800.0)
+"""K and Angstrom: the fit does not hold for stars cooler than this, blueward of this."""
 
 BALMER = {
     6564.61: 3.5,
@@ -109,12 +111,22 @@ def _hot(wavelength: Doubles, teff: float) -> Doubles:
     return out
 
 
+def _nodes(star: Star, teff: float) -> Doubles:
+    """ln f_lambda at NODES."""
+    row = features(*(np.array([one]) for one in (teff, np.clip(star.logg, 0.3, 5.1), star.fe_h, star.alpha_m)))
+    out: Doubles = (row @ _coefficients())[0]
+    return out
+
+
 def continuum(star: Star) -> Doubles:
     """Relative f_lambda on GRID at the resolution of XP."""
     teff = float(np.clip(star.teff, COOLEST, HOTTEST))
-    logg = float(np.clip(star.logg, 0.3, 5.1))
-    row = features(np.array([teff]), np.array([logg]), np.array([star.fe_h]), np.array([star.alpha_m]))
-    nodes = (row @ _coefficients())[0]
+    nodes = _nodes(star, teff)
+    if teff < FAINT_BLUE[0]:
+        # Too few photons there to fit: the blue of somewhat warmer stars, joined on.
+        warm = _nodes(star, FAINT_BLUE[0])
+        join = int(np.searchsorted(NODES, FAINT_BLUE[1]))
+        nodes[:join] = warm[:join] - warm[join] + nodes[join]
     log = np.interp(np.log(GRID), np.log(NODES), nodes)
     # Outside of the nodes black bodies go on: bluer than 3360 A with the slope there, redder than K as lambda^-4.
     blue, red = NODES[0] > GRID, NODES[-1] < GRID
@@ -132,13 +144,12 @@ def shine(star: Star) -> Light:
     flux = continuum(star)
     sharp = absorption(star)
     fine = slice(int(np.searchsorted(GRID, OPTICAL_GRID[0])), int(np.searchsorted(GRID, OPTICAL_GRID[-1])) + 1)
-    # XP knows how much is absorbed at its own resolution, so only what is finer is put in.
-    smooth = sharp
+    # XP knows what is absorbed at its own resolution: only what is finer is put in, and what hotter stars have more.
+    smooth = sharp if star.teff <= HOTTEST else absorption(replace(star, teff=HOTTEST))
     size = round(2 * LOW_RESOLUTION / (C_KMS * 6e-5))
     for _ in range(3):
         smooth = uniform_filter1d(smooth, size, mode="nearest")
-    # Hotter than the fit the continuum has no lines, and all of them are put in.
-    flux[fine] *= sharp / smooth if star.teff < HOTTEST else sharp
+    flux[fine] *= sharp / smooth
     shifted = np.interp(GRID / (1 + star.velocity / C_KMS), GRID, flux)
     return Light(shifted, NO_LINES, sigma=star.rotation)
 

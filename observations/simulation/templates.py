@@ -27,6 +27,8 @@ METALLICITIES: Doubles = np.array([0.005, 0.02, 0.2, 0.4, 1.0, 2.5, 5.0])
 """Over solar (0.02)."""
 IONISATIONS: Doubles = np.arange(-4.0, 0.01, 0.5)
 """log10 U of the Cloudy runs."""
+RED_VELOCITY = 7.5
+"""km/s: redward of MILES (7410 Angstrom) the templates' calcium triplet is too blue by this, in populations of any age."""
 _SUFFIX = "extended_logU_nograins_cloudy25"
 
 
@@ -87,6 +89,7 @@ def templates() -> Templates:
         lines = np.stack([hdu.data[1:, 1:] for hdu in hdus[1:]]).astype(np.float32)
         line = hdus[1].data[0, 1:].astype(np.float64)
     wavelength = air_to_vacuum(air[used])
+    wavelength *= 1 + np.where(air[used] > 7410.0, RED_VELOCITY, 0.0) / C_KMS
     with fits.open(folder / "dl07_grids_umin_only_no_norm.fits") as hdus:
         table = hdus["QPAH_2.37"].data
         dust = np.interp(wavelength, table[:, 0], table[:, 11], left=0.0)

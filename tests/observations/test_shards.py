@@ -216,4 +216,7 @@ def test_what_has_no_row_is_refused(tmp_path: Path) -> None:
     odd = Observation("a", {}, extras={"sdss.petroflux_u": Scalar(1.0, "nanomaggy")})
     with pytest.raises(BadInput, match="petroflux"):
         write_shard([odd], tmp_path / "a.parquet", {})
+    label = Observation("a", {"tok_z": Scalar(0.1, "")})
+    with pytest.raises(BadInput, match="label_given"):
+        write_shard([label], tmp_path / "a.parquet", {})
     assert not (tmp_path / "a.parquet").exists()
