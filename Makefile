@@ -5,12 +5,14 @@
 #   PIP_INDEX_URL=URL            take everything from this package index
 #   FILES="a.fits b.csv"         observations of your own for `make demo`
 #   ALBIREO_TEST_DATA=FOLDER     real survey files for `make real`
+#   STARS=FOLDER                 where `make stars` puts what it fetches, and `make science` finds it
 #   BENCH="--case image"         what `make bench` compares with the released package (default: everything, for hours)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 FILES ?=
 BENCH ?= --all
+STARS ?= .science/stars
 ALBIREO_TEST_DATA ?= $(abspath ../shared/data)
 export ALBIREO_TEST_DATA
 
@@ -19,7 +21,7 @@ STAMP := .venv/.installed
 FOLDERS := observations tokenizers models index service
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real parity lint types fix bench docs
+.PHONY: help demo test real parity lint types fix bench stars science docs
 
 help:
 	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
@@ -30,6 +32,8 @@ help:
 	@echo "make lint    formatter and linter, changing nothing; make fix applies them"
 	@echo "make types   the type checker"
 	@echo "make bench   what one object costs here, and all that beside the released package; hours, or BENCH=\"...\""
+	@echo "make stars   fetch the real stars that heads are fitted to (104 MB) into STARS=$(STARS)"
+	@echo "make science what the checkpoint is good for, on real and simulated objects, into docs/science.md; hours"
 	@echo "make docs    write the generated pages of docs/ again"
 	@echo "Next: make demo"
 
@@ -89,6 +93,18 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.aion $(BENCH) --work .bench --out .bench/results.jsonl
 	@$(BIN)/python -m benchmarks.report .bench/results.jsonl
 	@echo "Measured. Next: python -m benchmarks.report .bench/results.jsonl --page docs/benchmarks.md"
+
+stars: $(STAMP)
+	@echo "== real stars (104 MB)"
+	@$(BIN)/python -m benchmarks.star_sets "$(STARS)"
+	@echo "Real stars are in $(STARS). Next: make science"
+
+science: $(STAMP)
+	@echo "== science: goes on where it was stopped"
+	@[ -d "$(ALBIREO_TEST_DATA)" ] || \
+		{ echo "There is no $(ALBIREO_TEST_DATA). Name the folder: make science ALBIREO_TEST_DATA=FOLDER"; exit 1; }
+	@ALBIREO_STAR_DATA="$(STARS)" $(BIN)/python -m benchmarks.science --out docs/science.md
+	@echo "Measured. Next: git diff docs/science.md"
 
 docs: $(STAMP)
 	@echo "== docs"

@@ -1,0 +1,72 @@
+"""What a checkpoint is good for, on real and simulated objects, beside what it must beat: docs/science.md.
+
+    python -m benchmarks.science --out docs/science.md              all that is not measured yet, then the page
+    python -m benchmarks.science --question stars                   only this
+    python -m benchmarks.science --page-only --out docs/science.md  the page from what is there
+
+Real data are read from the folder in ALBIREO_TEST_DATA, the training stars from that in ALBIREO_STAR_DATA (python -m
+benchmarks.star_sets). Records are kept in --state, one for each question, contender and number of labels: a run that
+was stopped goes on, and another checkpoint has records of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import cache
+from pathlib import Path
+
+from albireo.models.torch_engine import TorchEngine
+from albireo.tokenizers.checkpoint import MINI
+from benchmarks import neighbourhoods
+from benchmarks.datasets import DATASETS
+from benchmarks.labelled import Dataset
+from benchmarks.questions import QUESTIONS
+from benchmarks.science_page import page
+from benchmarks.science_runs import ENCODER, UNTRAINED, Encoder, Records, Setting, answer, code_version, untrained
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Command line: see the module's first lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=MINI, help="default: the shipped albireo-mini")
+    parser.add_argument("--state", type=Path, default=ROOT / ".science", help="where records and token states are kept")
+    parser.add_argument("--out", type=Path, help="the page; its pictures are written beside it")
+    parser.add_argument("--question", action="append", choices=list(QUESTIONS), help="default: all; can be repeated")
+    parser.add_argument("--page-only", action="store_true", help="measure nothing")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    engine = TorchEngine.open(args.checkpoint)
+    records = Records(args.state / "records", code_version(ROOT), engine.checkpoint.fingerprint)
+
+    @cache
+    def read(name: str) -> Dataset:
+        dataset = DATASETS[name](Path(os.environ["ALBIREO_TEST_DATA"]))
+        records.note(name, dataset.note)
+        return dataset
+
+    if not args.page_only:
+        encoders = {
+            ENCODER: Encoder("encoder", engine, args.state / "states"),
+            UNTRAINED: Encoder("untrained", untrained(engine, args.seed), args.state / "states"),
+        }
+        for name in args.question or QUESTIONS:
+            try:
+                setting = Setting.of(QUESTIONS[name], read, args.seed)
+            except FileNotFoundError as error:
+                print(f"{name}: left out, {error}")
+                continue
+            answer(setting, encoders, records, args.seed)
+        for name in neighbourhoods.SETS if not args.question else ():
+            neighbourhoods.measure(read(name), encoders, records, args.seed)
+    if args.out:
+        about = {"checkpoint": f"{engine.name}, {engine.checkpoint.fingerprint[:12]}", "seed": str(args.seed)}
+        pictures = args.out.with_suffix("")
+        args.out.write_text(page(records, about, pictures))
+        print(f"{args.out}. Next: look at it and at {pictures}")
+
+
+if __name__ == "__main__":
+    main()

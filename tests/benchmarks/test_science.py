@@ -1,0 +1,189 @@
+"""The page of science on a small planted task: every contender answers, a stopped run goes on, the page tells it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from albireo.models.torch_engine import TorchEngine
+from albireo.observations.observation import Observation, Scalar
+from albireo.tokenizers.checkpoint import MINI
+from benchmarks import neighbourhoods, questions, science_page
+from benchmarks.judging import judged
+from benchmarks.labelled import Dataset
+from benchmarks.questions import QUESTIONS, Question
+from benchmarks.science_runs import (
+    CONTENDERS,
+    ENCODER,
+    TEMPLATES,
+    TRIVIAL,
+    UNTRAINED,
+    Encoder,
+    Records,
+    Setting,
+    answer,
+    untrained,
+)
+
+LINEAR = (("mean_per_modality", "linear"),)
+KEYS = ("tok_flux_g", "tok_flux_r", "tok_flux_z")
+
+
+def planted(n: int, name: str = "planted", test_only: bool = False, first: int = 0) -> Dataset:
+    """Objects whose label is a colour, and whose class is whether it is large."""
+    rng = np.random.default_rng(first)
+    colour, bright = rng.uniform(0.0, 2.0, n), rng.uniform(17.0, 20.0, n)
+    flux = 10.0 ** (0.4 * (22.5 - np.array([bright + colour, bright, bright - 0.4 * colour])))
+    rows = tuple(
+        Observation(
+            f"{first + k}",
+            {key: Scalar(float(flux[j, k]), "nanomaggy") for j, key in enumerate(KEYS)} | {"tok_z": Scalar(0.1, "")},
+            metadata={"redshift": 9.0},
+        )
+        for k in range(n)
+    )
+    labels = {"colour": np.where(np.arange(n) % 50 == 7, np.nan, colour), "class": np.where(colour > 1, "red", "blue"),
+              "redshift": 0.2 + 0.3 * colour}  # fmt: skip
+    return Dataset(name, rows, labels, tuple(one.id for one in rows), test_only, "made here")
+
+
+def question(task: str = "regression", target: str = "colour", **more: object) -> Question:
+    values = {"sizes": (100, None), "fitted": "planted", "tested": "planted", **more}
+    return Question(f"q_{task}", "A planted task", task, {target: ""}, keys=KEYS, needed=(KEYS,), **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def engine() -> TorchEngine:
+    return TorchEngine.open(MINI)
+
+
+def test_labels_and_other_modalities_are_taken_away() -> None:
+    setting = Setting.of(question(), lambda name: planted(150), 0)
+    for one in (*setting.pool.observations, *setting.test.observations):
+        assert set(one.data) == set(KEYS)
+        assert not one.metadata
+        assert not one.extras
+    assert len(setting.pool) + len(setting.test) == 147, "three have no label"
+    assert len(setting.test) == pytest.approx(0.2 * 147, abs=1)
+    few, more = (setting.given(size).observations for size in (20, 60))
+    assert few == more[:20]
+    assert setting.sizes() == [100, None]
+
+
+def test_nothing_is_fitted_to_what_is_for_testing() -> None:
+    with pytest.raises(AssertionError, match="for testing only"):
+        Setting.of(question(), lambda name: planted(100, test_only=True), 0)
+    sets = {"planted": planted(100), "other": planted(40, "other", True, first=1000)}
+    setting = Setting.of(question(tested="other"), sets.__getitem__, 0)
+    assert (len(setting.pool), len(setting.test)) == (98, 39)
+    with pytest.raises(AssertionError):
+        Setting.of(question(tested="other"), lambda name: planted(100, name), 0)
+
+
+def test_every_question_is_well_posed() -> None:
+    for name, one in QUESTIONS.items():
+        assert name == one.name
+        assert one.beside in ("", *QUESTIONS)
+        assert any(set(group) & set(one.keys) for group in one.needed)
+        assert not {"tok_z", "tok_ra", "tok_dec"} & set(one.keys)
+        assert one.main in science_page.COLUMNS[one.task]
+        assert questions.SIZES[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("task", "target"), [("regression", "colour"), ("redshift", "redshift"), ("classification", "class")]
+)
+def test_every_contender_answers_and_a_stopped_run_goes_on(
+    engine: TorchEngine, tmp_path: Path, task: str, target: str
+) -> None:
+    asked = question(task, target, sizes=(None,))
+    setting = Setting.of(asked, lambda name: planted(200), 0)
+    records = Records(tmp_path / "records", "abc123", engine.checkpoint.fingerprint)
+    encoders = {
+        ENCODER: Encoder("encoder", engine, tmp_path / "states"),
+        UNTRAINED: Encoder("untrained", untrained(engine, 0), tmp_path / "states"),
+    }
+    said: list[str] = []
+    answer(setting, encoders, records, 0, said.append, LINEAR)
+    asked_ones = [who for who in CONTENDERS if who != TEMPLATES]
+    assert len(said) == len(asked_ones)
+    found = {who: records.read(asked.name, who, None) for who in CONTENDERS}
+    main = {who: one["targets"][target]["metrics"][asked.main] for who, one in found.items() if one}
+    assert list(main) == asked_ones
+    for who in asked_ones:
+        assert main[who][1] <= main[who][0] <= main[who][2]
+        worse, better = (main[who][0], main[TRIVIAL][0]) if task == "redshift" else (main[TRIVIAL][0], main[who][0])
+        assert who == TRIVIAL or worse < better, who
+    before = {path: path.read_bytes() for path in (tmp_path / "records").rglob("*.json")}
+    records.path(asked.name, TRIVIAL, None).unlink()
+    said.clear()
+    answer(setting, encoders, records, 0, said.append, LINEAR)
+    assert [line.split(",")[0] for line in said] == [f"{asked.name}: trivial"]
+    assert {path: path.read_bytes() for path in before} == before, "the same is measured again"
+
+    records.note("planted", "made here")
+    text = science_page.page(records, {"checkpoint": engine.name}, tmp_path / "science", {asked.name: asked})
+    assert "code: abc123" in text
+    assert "**planted**: made here." in text
+    for who in asked_ones:
+        assert f"| {science_page.NAMES[who]} |" in text
+    for picture in [part.split(")")[0] for part in text.split("](")[1:]]:
+        assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_inputs_that_a_checkpoint_does_not_read(engine: TorchEngine, tmp_path: Path) -> None:
+    """Rivals answer, the encoder does not, and the page says so."""
+    asked = Question("q", "Stars", "regression", {"colour": ""}, "planted", "planted", ("spectrum_lamost",),
+                     (("spectrum_lamost",),))  # fmt: skip
+    encoder = Encoder("encoder", engine, tmp_path)
+    assert not encoder.reads(asked)
+    assert encoder.reads(question())
+
+
+def test_tokens_stand_for_numbers_near_those_given(engine: TorchEngine, tmp_path: Path) -> None:
+    dataset = Setting.of(question(), lambda name: planted(40), 0).pool
+    kept = Encoder("encoder", engine, tmp_path).quantised(dataset)
+    for before, after in zip(dataset.observations, kept.observations, strict=True):
+        for key in KEYS:
+            a, b = before.data[key], after.data[key]
+            assert isinstance(a, Scalar)
+            assert isinstance(b, Scalar)
+            assert abs(np.log10(b.value / a.value)) < 0.2
+    assert any(a.data[KEYS[0]] != b.data[KEYS[0]] for a, b in zip(dataset.observations, kept.observations, strict=True))
+
+
+def test_metrics_of_one_contender() -> None:
+    test = planted(200)
+    truth = test.labels["redshift"]
+    got = judged(question("redshift", "redshift"), test, {"redshift": {"value": truth + 0.01 * (1 + truth)}}, 0)
+    assert got["redshift"]["metrics"]["bias"] == pytest.approx([0.01] * 3)
+    assert got["redshift"]["n"] == 200
+    wrong = {"class": {"classes": ("blue", "red"), "probability": np.tile([0.9, 0.1], (200, 1))}}
+    found = judged(question("classification", "class"), test, wrong, 0)["class"]
+    assert found["metrics"]["balanced_accuracy"] == [0.5, 0.5, 0.5]
+    assert found["found"]["red"].startswith("0 of ")
+    json.dumps(found)
+
+
+def test_neighbours(engine: TorchEngine, tmp_path: Path) -> None:
+    """Vectors that are the class and the redshift find them; the query itself is no neighbour."""
+    dataset = planted(120)
+    z = dataset.labels["redshift"]
+    angle = np.where(dataset.labels["class"] == "red", 0.0, 1.5) + 2.0 * z
+    good = neighbourhoods.scores(dataset, np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32), 0)
+    chance = neighbourhoods.scores(dataset, np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32), 0)
+    assert good["class"][0] > 0.95
+    assert good["ndcg"][0] > 0.95
+    assert good["redshift"][0] > 0.95
+    assert 0.3 < chance["class"][0] < 0.7
+    assert "same set over chance" not in good, "all objects have the same modalities"
+    assert neighbourhoods.principal(dataset, 4, 0).shape == (120, 4)
+    records = Records(tmp_path / "records", "abc", engine.checkpoint.fingerprint)
+    encoders = {ENCODER: Encoder("encoder", engine, tmp_path / "s"),
+                UNTRAINED: Encoder("untrained", untrained(engine, 0), tmp_path / "s")}  # fmt: skip
+    neighbourhoods.measure(dataset, encoders, records, 0)
+    found = {who: records.read(neighbourhoods.question("planted"), who, None) for who in neighbourhoods.ROWS}
+    assert all(one is not None and one["objects"] == 120 for one in found.values())
