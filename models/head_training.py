@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ PENALTIES = np.logspace(-5, 1, 13)
 """Of ridge regression, in variances of a feature."""
 
 RATE = 2e-3
+REACH = 0.24
+"""Rate of the queries, to be divided by sqrt(D): what a step can do to an attention is then alike for every D."""
+
 PATIENCE = 0.25
 """Share of all epochs after which a fit that gets no better ends."""
 
@@ -106,11 +110,7 @@ def _train(
     progress: Callable[[int], None],
 ) -> Trained:
     truth, weights = torch.from_numpy(training.truth), torch.from_numpy(training.weights).float()
-    # Biases and single numbers are not drawn to zero.
-    matrices = [p for p in network.parameters() if p.dim() > 1]
-    vectors = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=RATE)
+    optimiser = torch.optim.AdamW(_groups(network, decay), lr=RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     order = np.random.default_rng(seed)
     best = Trained(network, loss_of(network, task, validation), decay, 0, ())
@@ -138,6 +138,20 @@ def _train(
             break
     network.load_state_dict(kept)
     return Trained(network.eval(), best.loss, decay, best.epoch, tuple(curve))
+
+
+def _groups(network: HeadNetwork, decay: float) -> list[dict[str, Any]]:
+    """Parameters with their weight decay and rate; a step draws all weights to zero by the same share."""
+    attention = [p for name, p in network.named_parameters() if name in ("queries", "preference")]
+    others = [p for name, p in network.named_parameters() if name not in ("queries", "preference")]
+    rate = REACH / math.sqrt(network.centre.shape[1])
+    return [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": decay},
+        # Biases are not drawn to zero.
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+        # A query must grow long before it can choose.
+        {"params": attention, "weight_decay": decay * RATE / rate, "lr": rate},
+    ]
 
 
 def rows_of(states: TokenStates, at: NDArray[np.int64], pooling: Pooling, known: Sequence[str]) -> Sequence[Rows]:

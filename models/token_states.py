@@ -144,7 +144,8 @@ class StatesWriter:
         held = held_by(observation, embedding)
         if observation.id in self.written:
             raise BadInput("id_duplicate", f"object {observation.id!r} comes twice", field="id")
-        rows = embedding.values.astype(self._dtype)
+        with np.errstate(over="ignore"):
+            rows = embedding.values.astype(self._dtype)
         if not np.isfinite(rows).all():
             raise BadInput("not_finite", f"states of object {observation.id!r} do not fit in {self._dtype}", field="id")
         self.written.add(observation.id)

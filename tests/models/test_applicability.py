@@ -83,7 +83,7 @@ def features(n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(8).normal(size=(5, 60))
     return np.concatenate(
-        [rng.normal(size=(n, 5)) @ mixing + 0.1 * rng.normal(size=(n, 60)), rng.normal(size=(n, 40))], 1
+        [rng.normal(size=(n, 5)) @ mixing + 0.1 * rng.normal(size=(n, 60)), rng.normal(size=(n, 10))], 1
     )
 
 

@@ -32,6 +32,12 @@ def fresh() -> Toys:
     return toys(1_000, seed=12)
 
 
+@pytest.fixture
+def one_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No choice among weight decays: a third of the time."""
+    monkeypatch.setattr(head_training, "FEW", 0)
+
+
 def share_covered(head: Head, some: Toys, target: str, level: float) -> float:
     truth = some.labels[target]
     low, high = np.array([a.numbers[0].intervals[level] for a in head.predict(some.embeddings, some.observations)]).T
@@ -55,6 +61,7 @@ def test_numbers_are_found(made: Toys, fresh: Toys) -> None:
 
 @pytest.mark.parametrize("network", ["linear", "mlp"])
 @pytest.mark.parametrize("interval", ["cqr", "split"])
+@pytest.mark.usefixtures("one_fit")
 def test_intervals_cover(made: Toys, fresh: Toys, network: str, interval: str) -> None:
     """A head that has hardly learned covers as well: within 4 sigma of both samples."""
     plan = Plan("regression", ("t",), pooling="mean", network=network, interval=interval, epochs=3,
@@ -106,6 +113,7 @@ def test_attention_finds_the_needle_that_the_mean_loses() -> None:
     assert found["mean"] < 0.3
 
 
+@pytest.mark.usefixtures("one_fit")
 def test_classes_are_found_and_their_probabilities_true(made: Toys, fresh: Toys) -> None:
     head = made.fit(Plan("classification", ("kind",), pooling="mean_per_modality", epochs=20))
     found = scores("classification", head.predict(fresh.embeddings, fresh.observations), {"kind": fresh.labels["kind"]})
@@ -115,6 +123,7 @@ def test_classes_are_found_and_their_probabilities_true(made: Toys, fresh: Toys)
     assert sum(one["n"] for one in head.card.labels.values()) == head.card.data["objects"]["training"]
 
 
+@pytest.mark.usefixtures("one_fit")
 def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
     """Of a rare class more is found; the price is what is called by its name and is not."""
     rare = {"kind": np.where(made.labels["t"] > 1.3, "rare", "other")}
@@ -128,6 +137,7 @@ def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
     assert found[1][1] > found[0][1]
 
 
+@pytest.mark.usefixtures("one_fit")
 def test_redshifts_are_found_and_covered(made: Toys, fresh: Toys) -> None:
     plan = Plan("redshift", ("redshift",), pooling="mean_per_modality", epochs=25, parts=(0.5, 0.1, 0.4, 0.0))
     head = made.fit(plan)
@@ -144,6 +154,7 @@ def test_redshifts_are_found_and_covered(made: Toys, fresh: Toys) -> None:
     assert np.diff(np.log1p(density.edges)).max() <= 0.002 + 1e-12
 
 
+@pytest.mark.usefixtures("one_fit")
 def test_a_density_is_as_fine_as_what_is_known() -> None:
     """States that hold the redshift: half of it within 1,000 km/s."""
     rng = np.random.default_rng(31)
@@ -180,6 +191,7 @@ def test_the_density_that_is_learned_is_the_one_that_is_told() -> None:
     np.testing.assert_allclose(loss, -np.log(cells[np.arange(400), at]), atol=0.05)
 
 
+@pytest.mark.usefixtures("one_fit")
 def test_weights_make_some_objects_count_more() -> None:
     """Of two kinds of objects that cannot be told apart, the one with the larger weights decides the median."""
     made = toys(600, seed=51)
@@ -262,6 +274,7 @@ def test_groups_by_object_sky_survey_and_column(made: Toys) -> None:
 
 
 @pytest.mark.parametrize("group", ["sky", "field"])
+@pytest.mark.usefixtures("one_fit")
 def test_a_fit_by_groups(made: Toys, group: str) -> None:
     fields = np.arange(900) % 90
     head = made.fit(Plan("regression", ("t",), pooling="mean", group=group, epochs=2), field=fields)
@@ -339,6 +352,7 @@ def test_objects_that_share_no_modality_with_the_training_objects_are_of_no_part
     assert sum(head.card.data["objects"].values()) == 295
 
 
+@pytest.mark.usefixtures("one_fit")
 def test_what_is_left_out_is_counted(made: Toys) -> None:
     some = made.part(range(300))
     table = some.table()
