@@ -156,8 +156,9 @@ def _parts(looks: Appearance, generator: Any) -> dict[str, Any]:
         "disc": galsim.Exponential(half_light_radius=1.1 * looks.radius * round_off).shear(q=looks.tilt, beta=turn),
     }
     if looks.knots > 0:
-        knots = galsim.RandomKnots(npoints=14, half_light_radius=looks.radius * round_off, rng=generator)
-        parts["knots"] = knots.shear(q=looks.tilt, beta=turn)
+        places = galsim.RandomKnots(npoints=20, half_light_radius=looks.radius * round_off, rng=generator)
+        knot = galsim.Gaussian(half_light_radius=0.07 * looks.radius)
+        parts["knots"] = galsim.Convolve(places.shear(q=looks.tilt, beta=turn), knot)
     return parts
 
 

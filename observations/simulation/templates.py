@@ -28,7 +28,7 @@ METALLICITIES: Doubles = np.array([0.005, 0.02, 0.2, 0.4, 1.0, 2.5, 5.0])
 IONISATIONS: Doubles = np.arange(-4.0, 0.01, 0.5)
 """log10 U of the Cloudy runs."""
 RED_VELOCITY = 7.5
-"""km/s: redward of MILES (7410 Angstrom) the templates' calcium triplet is too blue by this, in populations of any age."""
+"""km/s: redward of MILES (7410 Angstrom) the templates' calcium triplet is too blue by this, whatever the age."""
 _SUFFIX = "extended_logU_nograins_cloudy25"
 
 
