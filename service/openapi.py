@@ -94,9 +94,8 @@ def _parameters(model: type[schemas.Model]) -> list[dict[str, Any]]:
     if "heads" in model.model_fields:
         rows.append(("heads", {"type": "string"}, "names with commas between them; without a JSON part"))
     options: Any = model.model_fields["options"].annotation
-    for name, schema in options.in_query.items():
-        about = options.model_fields[name].description
-        rows.append((name, schema, f"{about}; without a JSON part"))
+    for name, form in options.in_query.items():
+        rows.append((name, form, f"{options.model_fields[name].description}; without a JSON part"))
     for flag in FLAGS:
         schema: dict[str, Any] = {"type": _TYPES.get(flag.shape, "string")}
         if flag.choices:
