@@ -302,7 +302,7 @@ class _Column:
         values: dict[str, Any] = {}
         for name, how in _stored(self.row.kind).items():
             field = f"{self.row.name}.{name}"
-            cell = self.arrays[name].at(i) if how in _NUMBERS else self.plain[name][i]
+            cell: Any = self.arrays[name].at(i) if how in _NUMBERS else self.plain[name][i]
             if cell is None:
                 values[name] = None
             elif how in _NUMBERS:

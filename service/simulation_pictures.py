@@ -78,7 +78,8 @@ def _spread(objects: Sequence[Observation], n: int) -> list[Observation]:
 def _samples(objects: Sequence[Observation]) -> Figure:
     """Twelve spectra over their noise, twelve cutouts of each survey."""
     figure = Figure(figsize=(13, 14), layout="constrained")
-    spectra, images = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    spectra, images = halves
     with_spectrum = [one for one in objects if "tok_spectrum_desi" in one.data or "tok_spectrum_sdss" in one.data]
     axes = spectra.subplots(4, 3, squeeze=False).ravel()
     for one, ax in zip(_spread(with_spectrum, 12), axes, strict=False):

@@ -25,7 +25,8 @@ OPTICAL = (3500.0, 10600.0)
 
 
 def _log_steps(low: float, high: float, step: float) -> Doubles:
-    return np.exp(np.arange(np.log(low), np.log(high), step))
+    out: Doubles = np.exp(np.arange(np.log(low), np.log(high), step))
+    return out
 
 
 GRID: Doubles = np.concatenate(

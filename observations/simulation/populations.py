@@ -119,7 +119,7 @@ def draw_galaxy(kind: Type, z: float, log_mass: float, rng: np.random.Generator)
     if forming:
         log_ssfr = main_sequence(log_mass, z) + rng.normal(0, 0.3)
     else:  # a tenth of them in the green valley
-        log_ssfr = rng.normal(-11.0, 0.3) if rng.random() < 0.1 else rng.normal(-12.3, 0.45)
+        log_ssfr = rng.normal(-11.0, 0.3) if rng.random() < 0.1 else rng.normal(-12.2, 0.45)
     # Disc orientation: randomly inclined, of intrinsic thickness 0.2.
     tilt = float(np.sqrt(rng.uniform(0, 1) ** 2 * (1 - 0.2**2) + 0.2**2))
     if forming:
@@ -148,7 +148,7 @@ def draw_galaxy(kind: Type, z: float, log_mass: float, rng: np.random.Generator)
         slope=slope,
         clouds=float(np.clip(rng.normal(2.0, 0.4), 1.0, 3.0)),
         log_u=float(np.clip(rng.normal(-3.0 - 0.3 * log_z, 0.2), -3.9, -1.8)),
-        onset=float(age_of_universe(z) * rng.uniform(*((0.45, 0.93) if forming else (0.7, 0.95)))),
+        onset=float(age_of_universe(z) * rng.uniform(*((0.45, 0.93) if forming else (0.55, 0.9)))),
         burst=float(rng.uniform(0.6, 1.3) if quenched else rng.normal(0, 0.3) if special < 0.3 else 0.0),
         burst_age=float(10 ** rng.uniform(-0.9, 0.0)),
         quenched=quenched,

