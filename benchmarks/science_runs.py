@@ -293,7 +293,10 @@ class _RivalContender:
                 pool = pool[: len(given)]
                 parts = split(given.groups, {"training": 0.85, "validation": 0.15}, self.seed)
                 learn, choose = there & (parts == "training"), there & (parts == "validation")
-                rival = rivals.best(task, pool[learn], labels[learn], (pool[choose], labels[choose]), self.seed)
+                rival = rivals.best(
+                    task, pool[learn], labels[learn], (pool[choose], labels[choose]), self.seed,
+                    robust=question.task == "redshift",
+                )  # fmt: skip
                 said = rival.predict(new)
             names[target] = rival.name
             told[target] = {"classes": rival.classes, "probability": said} if rival.classes else {"value": said}
@@ -314,7 +317,7 @@ class _HeadContender:
         content = json.dumps([ids, {name: column.tolist() for name, column in columns.items()}])
         labels = Labels(ids, columns, hashlib.sha256(content.encode()).hexdigest(), given.name)
         heads = [fit(self.pool, labels, self._plan(pooling, network)) for pooling, network in self.poolings]
-        head = min(heads, key=lambda one: min(validation for _, validation in one.card.curve))
+        head = min(heads, key=lambda one: float(one.card.plan["validation_loss"]))
         answers = dict(self._answers(head))
         missing = [one.id for one in self.setting.test.observations if one.id not in answers]
         detail = {

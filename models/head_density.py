@@ -71,9 +71,9 @@ class Density:
 
     @classmethod
     def restore(cls, card: Card, arrays: Mapping[str, Array]) -> Density:
-        numbers = (arrays[name] for name in ("edges", "places", "spacing", "prior"))
-        low, high, temper = arrays["scalars"]
-        return cls(*numbers, float(low), float(high), float(temper), arrays["levels"])
+        edges, places, spacing, prior = (arrays[name] for name in ("edges", "places", "spacing", "prior"))
+        low, high, temper = arrays["scalars"].tolist()
+        return cls(edges, places, spacing, prior, low, high, temper, arrays["levels"])
 
     def arrays(self) -> dict[str, Array]:
         kept = {name: getattr(self, name) for name in ("edges", "places", "spacing", "prior", "levels")}
@@ -124,10 +124,12 @@ class Density:
             below = torch.sigmoid((edges - at[:, None]) / width[:, None])
             summed = (below @ (share[:, :-1] / self._inside(at, width))[..., None])[..., 0]
             out[start : start + 32] = summed.diff(dim=1).clamp(min=0) + share[:, -1:] * torch.from_numpy(self.prior)
-        return out / out.sum(axis=1, keepdims=True)
+        out /= out.sum(axis=1, keepdims=True)
+        return out
 
     def _tempered(self, outputs: Doubles) -> Doubles:
-        return np.exp(log_softmax(np.log(self._cells(outputs)) / self.temperature))
+        out: Doubles = np.exp(log_softmax(np.log(self._cells(outputs)) / self.temperature))
+        return out
 
     def calibrated(self, calibration: Sample, validation: Sample) -> Density:
         # The temperature from the validation part: then the calibration part is untouched when levels are measured.
@@ -188,5 +190,6 @@ def _smooth(cells: Doubles, u: Doubles, weights: Doubles) -> Doubles:
     inside = smeared[half:-half]
     inside[:half] += smeared[:half][::-1]
     inside[-half:] += smeared[-half:][::-1]
-    out: Doubles = (1 - FLOOR) * inside / inside.sum() + FLOOR / len(inside)
-    return out / out.sum()
+    share = (1 - FLOOR) * inside / inside.sum() + FLOOR / len(inside)
+    out: Doubles = share / share.sum()
+    return out

@@ -353,6 +353,7 @@ def _card(
             "epochs": len(trained.curve),
             "best_epoch": trained.epoch,
             "weight_decay": trained.decay,
+            "validation_loss": trained.loss,
         },
         data={
             "labels": labels.source,

@@ -150,9 +150,9 @@ class HeadNetwork(nn.Module):
         some = [rows[i] for i in range(0, len(rows), -(-len(rows) // 512))]
         spreads = self.features(*collate(some)).std(dim=0).clamp(min=1e-6)
         if self.pooling == "mean_per_modality":
-            self.maps /= spreads
+            self.maps.div_(spreads)
         else:
-            self.maps /= spreads.view(len(self.queries), 1, -1)
+            self.maps.div_(spreads.view(len(self.queries), 1, -1))
 
 
 @torch.inference_mode()

@@ -36,7 +36,7 @@ def scores(
     out = {}
     for target, labels in truth.items():
         there = labels != "" if labels.dtype.kind in "UO" else np.isfinite(labels.astype(np.float64))
-        at = np.flatnonzero(there)
+        at: list[int] = np.flatnonzero(there).tolist()
         if len(at) < 2:
             continue
         columns, wanted = of(task, target, [answers[i] for i in at], labels[at])

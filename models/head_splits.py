@@ -10,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models.applicability import Facts
-from albireo.observations.errors import BadInput, Unavailable
+from albireo.observations.errors import BadInput
+from albireo.observations.sky_cells import cells
 
 PARTS = ("training", "validation", "calibration", "test")
 
 SHARES = (0.7, 0.1, 0.1, 0.1)
 CALIBRATION = 40
 """Objects that are wanted for calibration: with fewer, intervals cover what they say on average only."""
-
-SKY_SIDE = 64
-"""HEALPix cells of the sky have 12 SKY_SIDE^2 in all: 0.9 degrees across."""
 
 
 def shares_of(n: int) -> tuple[float, float, float, float]:
@@ -59,13 +57,5 @@ def _cells(facts: Sequence[Facts]) -> list[str]:
         raise BadInput(
             "value_missing", f"object {lost.id!r} has no position", field="ra, dec", fix="group by something else"
         )
-    try:
-        from astropy_healpix import lonlat_to_healpix
-    except ImportError as error:
-        raise Unavailable(
-            "dependency_missing", "cells of the sky need astropy-healpix", fix="pip install 'albireo[train]'"
-        ) from error
-    from astropy import units
-
-    lon, lat = np.array([[one.ra, one.dec] for one in facts], np.float64).T * units.deg
-    return [str(cell) for cell in lonlat_to_healpix(lon, lat, SKY_SIDE, order="nested")]
+    ra, dec = np.array([[one.ra, one.dec] for one in facts], np.float64).T
+    return [str(cell) for cell in cells(ra, dec)]

@@ -107,8 +107,9 @@ class Quantiles:
 
     @classmethod
     def restore(cls, card: Card, arrays: Mapping[str, Array]) -> Quantiles:
-        numbers = (arrays[name] for name in ("centre", "spread", "low", "high"))
-        return cls(card.targets, card.units, *numbers, card.plan["interval"] == "cqr", arrays["widths"])
+        conformalised = card.plan["interval"] == "cqr"
+        centre, spread, low, high, widths = (arrays[name] for name in ("centre", "spread", "low", "high", "widths"))
+        return cls(card.targets, card.units, centre, spread, low, high, conformalised, widths)
 
     @property
     def n_outputs(self) -> int:
@@ -163,7 +164,7 @@ class Quantiles:
             high[..., k] = np.maximum(above + self.widths[:, k], high[..., inner])
         scale, shift = self.spread[:, None], self.centre[:, None]
         value, low, high = median * self.spread + self.centre, low * scale + shift, high * scale + shift
-        outside = ((low[..., 0] < self.low) | (high[..., 0] > self.high)).any(axis=1)
+        outside = np.any((low[..., 0] < self.low) | (high[..., 0] > self.high), axis=1)
         return [
             Told(
                 tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,15 +88,14 @@ def train(
     for number, decay in enumerate(decays):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            done = number * epochs
-            found.append(
-                _train(
-                    build(), task, training, validation, decay, epochs, batch, seed,
-                    lambda epoch, done=done: progress(done + epoch, len(decays) * epochs),
-                )
-            )  # fmt: skip
+            tell = partial(_tell, progress, number * epochs, len(decays) * epochs)
+            found.append(_train(build(), task, training, validation, decay, epochs, batch, seed, tell))
     progress(len(decays) * epochs, len(decays) * epochs)
     return min(found, key=lambda one: one.loss)
+
+
+def _tell(progress: Callable[[int, int], None], before: int, total: int, epoch: int) -> None:
+    progress(before + epoch, total)
 
 
 def _train(

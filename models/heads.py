@@ -320,6 +320,7 @@ class Head:
         from albireo.models.head_density import Density
         from albireo.models.head_tasks import Classes, Quantiles
 
+        kinds: dict[Task, type[Quantiles] | type[Classes] | type[Density]]
         kinds = {"regression": Quantiles, "classification": Classes, "redshift": Density}
         task: HeadTask = kinds[self.card.task].restore(self.card, self._under("task"))
         return task

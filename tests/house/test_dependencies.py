@@ -17,7 +17,9 @@ OPTIONAL = {
     "index/flat.py": "cpu",
     "models": "train",
     "observations/simulation": "train",
+    "observations/sky_cells.py": "train",
     "models/triton_kernels.py": "gpu",
+    "service/qp_file.py": "qp",
     "tokenizers/triton_kernels.py": "gpu",
 }
 """Where the packages of an extra may be imported."""

@@ -32,7 +32,7 @@ def fresh() -> Toys:
     return toys(1_000, seed=12)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """No choice among weight decays: a third of the time."""
     monkeypatch.setattr(head_training, "FEW", 0)
@@ -61,7 +61,6 @@ def test_numbers_are_found(made: Toys, fresh: Toys) -> None:
 
 @pytest.mark.parametrize("network", ["linear", "mlp"])
 @pytest.mark.parametrize("interval", ["cqr", "split"])
-@pytest.mark.usefixtures("one_fit")
 def test_intervals_cover(made: Toys, fresh: Toys, network: str, interval: str) -> None:
     """A head that has hardly learned covers as well: within 4 sigma of both samples."""
     plan = Plan("regression", ("t",), pooling="mean", network=network, interval=interval, epochs=3,
@@ -103,17 +102,16 @@ def test_quantiles_never_cross() -> None:
 
 
 def test_attention_finds_the_needle_that_the_mean_loses() -> None:
-    hay, fresh = needles(1_000, 21), needles(300, 22)
+    hay, fresh = needles(1_000, 21, rows=20), needles(300, 22, rows=20)
     found = {}
     for pooling in ("mean", "attentive"):
-        head = hay.fit(Plan("regression", ("y",), pooling=pooling, queries=2, epochs=25))  # type: ignore[arg-type]
+        head = hay.fit(Plan("regression", ("y",), pooling=pooling, queries=2, epochs=20))  # type: ignore[arg-type]
         answers = head.predict(fresh.embeddings, fresh.observations)
         found[pooling] = scores("regression", answers, fresh.labels)["y"]["r2"][0]
     assert found["attentive"] > 0.8
     assert found["mean"] < 0.3
 
 
-@pytest.mark.usefixtures("one_fit")
 def test_classes_are_found_and_their_probabilities_true(made: Toys, fresh: Toys) -> None:
     head = made.fit(Plan("classification", ("kind",), pooling="mean_per_modality", epochs=20))
     found = scores("classification", head.predict(fresh.embeddings, fresh.observations), {"kind": fresh.labels["kind"]})
@@ -123,7 +121,6 @@ def test_classes_are_found_and_their_probabilities_true(made: Toys, fresh: Toys)
     assert sum(one["n"] for one in head.card.labels.values()) == head.card.data["objects"]["training"]
 
 
-@pytest.mark.usefixtures("one_fit")
 def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
     """Of a rare class more is found; the price is what is called by its name and is not."""
     rare = {"kind": np.where(made.labels["t"] > 1.3, "rare", "other")}
@@ -137,7 +134,6 @@ def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
     assert found[1][1] > found[0][1]
 
 
-@pytest.mark.usefixtures("one_fit")
 def test_redshifts_are_found_and_covered(made: Toys, fresh: Toys) -> None:
     plan = Plan("redshift", ("redshift",), pooling="mean_per_modality", epochs=25, parts=(0.5, 0.1, 0.4, 0.0))
     head = made.fit(plan)
@@ -154,7 +150,6 @@ def test_redshifts_are_found_and_covered(made: Toys, fresh: Toys) -> None:
     assert np.diff(np.log1p(density.edges)).max() <= 0.002 + 1e-12
 
 
-@pytest.mark.usefixtures("one_fit")
 def test_a_density_is_as_fine_as_what_is_known() -> None:
     """States that hold the redshift: half of it within 1,000 km/s."""
     rng = np.random.default_rng(31)
@@ -169,8 +164,8 @@ def test_a_density_is_as_fine_as_what_is_known() -> None:
         embeddings = [states_of(row[None], ["tok_flux_g"]) for row in rows]
         return Toys(toys(1).engine, observations, embeddings, {"z": np.expm1(u)})
 
-    made, fresh = sharp(2_500, "a"), sharp(300, "b")
-    head = made.fit(Plan("redshift", ("z",), pooling="mean", epochs=60))
+    made, fresh = sharp(2_000, "a"), sharp(300, "b")
+    head = made.fit(Plan("redshift", ("z",), pooling="mean", epochs=40))
     said = np.array([a.numbers[0].value for a in head.predict(fresh.embeddings, fresh.observations)])
     z = fresh.labels["z"]
     assert np.median(np.abs(said - z) / (1 + z)) < 1_000 / 299_792
@@ -191,7 +186,6 @@ def test_the_density_that_is_learned_is_the_one_that_is_told() -> None:
     np.testing.assert_allclose(loss, -np.log(cells[np.arange(400), at]), atol=0.05)
 
 
-@pytest.mark.usefixtures("one_fit")
 def test_weights_make_some_objects_count_more() -> None:
     """Of two kinds of objects that cannot be told apart, the one with the larger weights decides the median."""
     made = toys(600, seed=51)
@@ -225,7 +219,8 @@ def test_states_that_stay_on_disk_make_the_same_head(made: Toys, monkeypatch: py
     assert some.fit(plan).sha256 == in_memory.sha256
 
 
-def test_progress_and_curve(made: Toys) -> None:
+def test_of_few_objects_the_weight_decay_is_chosen(made: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_training, "FEW", 3_000)
     told: list[tuple[int, int]] = []
     head = fit(
         made.states, made.table(), Plan("regression", ("t",), pooling="mean", epochs=4), lambda *x: told.append(x)
@@ -234,6 +229,8 @@ def test_progress_and_curve(made: Toys) -> None:
     assert told[-1][0] == told[-1][1] == 3 * 4
     assert 1 <= len(head.card.curve) <= 4
     assert head.card.plan["best_epoch"] <= len(head.card.curve)
+    assert head.card.plan["weight_decay"] in head_training.DECAYS
+    assert head.card.plan["validation_loss"] <= min(validation for _, validation in head.card.curve)
 
 
 # Splits
@@ -274,7 +271,6 @@ def test_groups_by_object_sky_survey_and_column(made: Toys) -> None:
 
 
 @pytest.mark.parametrize("group", ["sky", "field"])
-@pytest.mark.usefixtures("one_fit")
 def test_a_fit_by_groups(made: Toys, group: str) -> None:
     fields = np.arange(900) % 90
     head = made.fit(Plan("regression", ("t",), pooling="mean", group=group, epochs=2), field=fields)
@@ -352,7 +348,6 @@ def test_objects_that_share_no_modality_with_the_training_objects_are_of_no_part
     assert sum(head.card.data["objects"].values()) == 295
 
 
-@pytest.mark.usefixtures("one_fit")
 def test_what_is_left_out_is_counted(made: Toys) -> None:
     some = made.part(range(300))
     table = some.table()
