@@ -44,8 +44,9 @@ UNTRAINED, ENCODER = "untrained", "encoder"
 CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, UNTRAINED, ENCODER)
 
 TEST_SHARE = 0.2
-HEAD_PARTS = (0.7, 0.15, 0.15, 0.0)
-"""Training, validation and calibration of a head: all of them are labels that it is given."""
+VALIDATION = 0.15
+CALIBRATION = 30
+"""Labels that intervals are calibrated on, or 15 % of them if that is more: all of them are among those that are given."""
 
 POOLINGS = (("mean_per_modality", "mlp"), ("attentive", "mlp"))
 """What is tried; the least loss on the validation part is taken."""
@@ -316,7 +317,7 @@ class _HeadContender:
         columns = {target: given.labels[target] for target in question.targets}
         content = json.dumps([ids, {name: column.tolist() for name, column in columns.items()}])
         labels = Labels(ids, columns, hashlib.sha256(content.encode()).hexdigest(), given.name)
-        heads = [fit(self.pool, labels, self._plan(pooling, network)) for pooling, network in self.poolings]
+        heads = [fit(self.pool, labels, self._plan(pooling, network, len(ids))) for pooling, network in self.poolings]
         head = min(heads, key=lambda one: float(one.card.plan["validation_loss"]))
         answers = dict(self._answers(head))
         missing = [one.id for one in self.setting.test.observations if one.id not in answers]
@@ -327,10 +328,12 @@ class _HeadContender:
         }
         return {"answers": [answers.get(one.id) for one in self.setting.test.observations]}, detail
 
-    def _plan(self, pooling: Any, network: Any) -> Plan:
+    def _plan(self, pooling: Any, network: Any, n: int) -> Plan:
         question = self.setting.question
+        calibration = min(max(0.15, CALIBRATION / n), 0.3)
+        parts = (1.0 - VALIDATION - calibration, VALIDATION, calibration, 0.0)
         return Plan(question.task, tuple(question.targets), units=dict(question.targets), pooling=pooling,
-                    network=network, parts=HEAD_PARTS, seed=self.seed)  # fmt: skip
+                    network=network, parts=parts, seed=self.seed)  # fmt: skip
 
     def _answers(self, head: Head) -> Iterator[tuple[str, Answer]]:
         by_id = {one.id: one for one in self.setting.test.observations}

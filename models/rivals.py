@@ -151,17 +151,19 @@ def best(
     labels: NDArray[Any],
     validation: tuple[Doubles, NDArray[Any]],
     seed: int = 0,
+    robust: bool = False,
 ) -> Rival:
-    """Fitted to `inputs` (N, F) and `labels` (N,); of all tried the best on the validation part.
+    """Of all models fitted to `inputs` (N, F) and `labels` (N,) the best on the validation part, fitted again to both.
 
-    Best is the least mean absolute error of numbers, the least negative log likelihood of classes.
+    Best is the least mean squared error of numbers (`robust`: absolute error, for redshifts, whose few outliers are
+    counted apart), the least negative log likelihood of classes.
     """
     if task == "regression":
-        return _regression(inputs, np.asarray(labels, np.float64), validation, seed)
+        return _regression(inputs, np.asarray(labels, np.float64), validation, seed, robust)
     return _classification(inputs, np.asarray(labels, np.str_), validation, seed)
 
 
-def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]], seed: int) -> Rival:
+def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]], seed: int, robust: bool) -> Rival:
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.neural_network import MLPRegressor
     from sklearn.svm import SVR
@@ -185,11 +187,15 @@ def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]]
     }  # fmt: skip
     if len(y) <= MOST_SUPPORT:
         models |= {f"support vectors (C {c:g})": _prepared(SVR(C=c, epsilon=0.02)) for c in (1.0, 10.0, 100.0)}
-    candidates = []
+    new, truth = validation[0], (np.asarray(validation[1], np.float64) - middle) / spread
+    losses = {}
     for name, model in models.items():
         _quietly(model.fit, x, scaled)
-        candidates.append(Rival(name, lambda new, model=model: middle + spread * np.asarray(model.predict(new))))  # type: ignore[misc]
-    return min(candidates, key=lambda one: float(np.mean(np.abs(one.predict(validation[0]) - validation[1]))))
+        losses[name] = float(np.mean(np.abs(model.predict(new) - truth) ** (1 if robust else 2)))
+    name = min(losses, key=lambda one: losses[one])
+    chosen = models[name]
+    _quietly(chosen.fit, np.concatenate([x, new]), np.concatenate([scaled, truth]))
+    return Rival(name, lambda other: middle + spread * np.asarray(chosen.predict(other)))
 
 
 def _classification(x: Doubles, y: NDArray[np.str_], validation: tuple[Doubles, NDArray[Any]], seed: int) -> Rival:
@@ -210,20 +216,18 @@ def _classification(x: Doubles, y: NDArray[np.str_], validation: tuple[Doubles, 
         )
         for alpha in (1e-4, 1.0)
     }  # fmt: skip
-    names = tuple(classes.tolist())
     truth = np.asarray(validation[1], np.str_)
     known = np.isin(truth, classes)
-    column = np.searchsorted(classes, truth[known])
-    candidates = []
+    new, column = validation[0][known], np.searchsorted(classes, truth[known])
+    losses = {}
     for name, model in models.items():
         _quietly(model.fit, x, index)
-        candidates.append(Rival(name, lambda new, model=model: np.asarray(model.predict_proba(new)), names))  # type: ignore[misc]
-
-    def loss(one: Rival) -> float:
-        p = one.predict(validation[0][known])[np.arange(len(column)), column]
-        return float(-np.log(np.maximum(p, 1e-12)).mean()) if len(column) else 0.0
-
-    return min(candidates, key=loss)
+        p = model.predict_proba(new)[np.arange(len(column)), column] if len(column) else np.ones(1)
+        losses[name] = float(-np.log(np.maximum(p, 1e-12)).mean())
+    name = min(losses, key=lambda one: losses[one])
+    chosen = models[name]
+    _quietly(chosen.fit, np.concatenate([x, new]), np.concatenate([index, column]))
+    return Rival(name, lambda other: np.asarray(chosen.predict_proba(other)), tuple(classes.tolist()))
 
 
 def _prepared(model: Any) -> Any:
