@@ -46,7 +46,7 @@ CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, UNTRAINED, ENCODER)
 TEST_SHARE = 0.2
 VALIDATION = 0.15
 CALIBRATION = 30
-"""Labels that intervals are calibrated on, or 15 % of them if that is more: all of them are among those that are given."""
+"""Labels that intervals are calibrated on, or 15 % if that is more, or 30 % if that is less; given like the others."""
 
 POOLINGS = (("mean_per_modality", "mlp"), ("attentive", "mlp"))
 """What is tried; the least loss on the validation part is taken."""
