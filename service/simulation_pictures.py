@@ -103,13 +103,12 @@ def _spectrum(ax: Any, one: Observation) -> None:
     payload = one.data.get("tok_spectrum_desi", one.data.get("tok_spectrum_sdss"))
     assert isinstance(payload, Spectrum)
     good = ~payload.mask
-    flux = np.where(good, payload.flux, np.nan)
-    kernel = np.ones(5) / 5
-    smooth = np.convolve(np.nan_to_num(flux), kernel, "same")
+    whole = np.interp(payload.wavelength, payload.wavelength[good], payload.flux[good])
+    smooth = np.convolve(np.pad(whole, 2, mode="edge"), np.ones(5) / 5, "valid")
     sigma = 1 / np.sqrt(np.where(payload.ivar > 0, payload.ivar, np.nan))
     ax.plot(payload.wavelength, sigma, color="0.75", lw=0.5)
     ax.plot(payload.wavelength, smooth, color=COLOURS[one.metadata["class"]], lw=0.6)
-    low, high = np.nanpercentile(smooth, [0.5, 99.7])
+    low, high = np.percentile(smooth, [0.5, 99.7])
     ax.set_ylim(min(0.0, low), 1.15 * max(high, 1e-3))
     survey = "DESI" if "tok_spectrum_desi" in one.data else "SDSS"
     ax.set_title(f"{one.metadata['subclass']}, z {one.metadata['redshift']:.3f}, {survey}", fontsize=7)
