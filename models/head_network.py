@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from albireo.models.heads import Network, Pooling
+from albireo.observations.errors import BadInput
 
 HIDDEN = 256
 DROPOUT = 0.1
@@ -48,10 +49,15 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
     """Rows that a head with this pooling reads of token states (N, D) whose modalities are `keys` (N,).
 
     known  token keys that the head was fitted with; rows of others are left out. There may be none left.
+    States count in half precision, in which they are kept on disk: what a head is asked about is rounded like what it
+    was fitted on. Else it could learn from the rounding, and its intervals would be of other states than these.
     """
     number = {key: i for i, key in enumerate(known)}
     kinds = np.array([number.get(key, -1) for key in keys], dtype=np.int64)
-    values, kinds = values[kinds >= 0].astype(np.float32), kinds[kinds >= 0]
+    with np.errstate(over="ignore"):
+        values, kinds = values[kinds >= 0].astype(np.float16).astype(np.float32), kinds[kinds >= 0]
+    if not np.isfinite(values).all():
+        raise BadInput("not_finite", "token states do not fit in half precision", field="states")
     if not len(kinds) or pooling == "attentive":
         return Rows(values, kinds)
     if pooling == "mean":
