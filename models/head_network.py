@@ -14,7 +14,7 @@ for "mean". States of modalities that no training object had are left out before
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ PER_QUERY = 64
 """Features that a query gives."""
 PER_MODALITY = 48
 """Features into which every modality is mapped. A map costs D x 48 numbers; a head file should stay small."""
+AT_ONCE = 1 << 23
+"""Numbers of token states, padding included, that are computed with at once: 32 MB."""
 ENOUGH = 10_000
 """Training objects that are looked at for means and standard deviations, evenly taken."""
 
@@ -162,12 +164,23 @@ class HeadNetwork(nn.Module):
 
 
 @torch.inference_mode()
-def run(
-    network: HeadNetwork, rows: Sequence[Rows], at_once: int = 256
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def run(network: HeadNetwork, rows: Sequence[Rows]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Outputs (n, O) and features (n, F) of objects, in evaluation mode."""
     network.eval()
-    batches = (range(start, min(start + at_once, len(rows))) for start in range(0, len(rows), at_once))
-    parts = [network(*collate([rows[i] for i in batch])) for batch in batches]
+    parts = [network(*collate(batch)) for batch in _batches(rows)]
     outputs, features = (torch.cat([part[i] for part in parts]).double().numpy() for i in (0, 1))
     return outputs, features
+
+
+def _batches(rows: Sequence[Rows]) -> Iterator[list[Rows]]:
+    """Objects in order, as many at once as take AT_ONCE numbers side by side."""
+    batch: list[Rows] = []
+    longest = 0
+    for one in (rows[i] for i in range(len(rows))):
+        longest = max(longest, len(one.kinds))
+        if batch and (len(batch) + 1) * longest * one.values.shape[1] > AT_ONCE:
+            yield batch
+            batch, longest = [], len(one.kinds)
+        batch.append(one)
+    if batch:
+        yield batch

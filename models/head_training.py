@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from albireo.models.head_network import HeadNetwork, Rows, collate, reduce, run
+from albireo.models.head_network import AT_ONCE, HeadNetwork, Rows, collate, reduce, run
 from albireo.models.head_tasks import FRACTIONS, HeadTask, Quantiles
 from albireo.models.heads import Pooling
 from albireo.models.token_states import TokenStates
@@ -82,6 +82,8 @@ def train(
     """
     decays = DECAYS if len(training) < FEW else DECAYS[:1]
     batch = int(np.clip(len(training) // 16, 16, 256))
+    size = max(training.rows[i].values.size for i in range(min(len(training), 200)))
+    batch = max(min(batch, 4 * AT_ONCE // size), 16)
     if epochs is None:
         epochs = int(np.clip(STEPS * batch // len(training), 20, 150))
     found: list[Trained] = []
