@@ -36,6 +36,11 @@ def _sure_of_class(*names: str) -> Keep:
     return lambda dataset: _sure(dataset) & _of_class(*names)(dataset)
 
 
+def _cool(dataset: Dataset) -> NDArray[np.bool_]:
+    """Stars that APOGEE gives abundances of: the others are hotter than 7,000 K mostly, and none is in the test set."""
+    return np.isfinite(dataset.labels["fe_h"])
+
+
 @dataclass(frozen=True)
 class Question:
     """One task.
@@ -97,7 +102,7 @@ QUESTIONS: dict[str, Question] = {
     one.name: one
     for one in (
         Question("stars", "Stars: Gaia XP spectra and photometry to APOGEE's parameters", "regression",
-                 STELLAR | {"alpha_m": "dex"}, "gaia_xp_wheel", "gaia_xp_apogee", (*XP, *GAIA, *JHK), (XP,)),
+                 STELLAR | {"alpha_m": "dex"}, "gaia_xp_wheel", "gaia_xp_apogee", (*XP, *GAIA, *JHK), (XP,), keep=_cool),
         Question("photoz_ugrizJHK", "Galaxies: redshift from u g r i z J H K of SDSS and 2MASS",
                  fitted="photoz_kcorrect_gst", tested="photoz_kcorrect_gst", keys=(*UGRIZ, *JHK, *EBV),
                  needed=(UGRIZ,), beside="simulated_photoz", **REDSHIFT),
