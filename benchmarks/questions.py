@@ -102,7 +102,8 @@ QUESTIONS: dict[str, Question] = {
     one.name: one
     for one in (
         Question("stars", "Stars: Gaia XP spectra and photometry to APOGEE's parameters", "regression",
-                 STELLAR | {"alpha_m": "dex"}, "gaia_xp_wheel", "gaia_xp_apogee", (*XP, *GAIA, *JHK), (XP,), keep=_cool),
+                 STELLAR | {"alpha_m": "dex"}, "gaia_xp_wheel", "gaia_xp_apogee", (*XP, *GAIA, *JHK), (XP,),
+                 keep=_cool),
         Question("photoz_ugrizJHK", "Galaxies: redshift from u g r i z J H K of SDSS and 2MASS",
                  fitted="photoz_kcorrect_gst", tested="photoz_kcorrect_gst", keys=(*UGRIZ, *JHK, *EBV),
                  needed=(UGRIZ,), beside="simulated_photoz", **REDSHIFT),

@@ -140,14 +140,15 @@ def _section(question: Question, records: Records, pictures: Path) -> str:
         if one is not None and "failed" in one:
             lines.append(f"{NAMES[who].capitalize()} could not be fitted: {one['failed']}\n")
     for target, unit in question.targets.items():
-        rows = [_row(question, target, who, one) for who, one in found.items() if _metrics(one, target)]
+        told = [name for name in COLUMNS[question.task] if any(name in _metrics(one, target) for one in found.values())]
+        rows = [_row(told, target, who, one) for who, one in found.items() if _metrics(one, target)]
         if not rows:
             continue
         called = f"`{target}`" + (f" in {unit}" if unit else "")
         n = max(one["targets"][target]["n"] for one in found.values() if _metrics(one, target))
         limit = f"; the limit is {question.limit:.0f} km/s" if question.limit else ""
         lines.append(f"{called}, {n} test objects, all labels{limit}:\n")
-        lines.append(_table(["", "labels", "model", *(HEADINGS[name] for name in COLUMNS[question.task])], rows))
+        lines.append(_table(["", "labels", "model", *(HEADINGS[name] for name in told)], rows))
         ours = found[ENCODER]
         if ours is not None and _metrics(ours, target):
             lines += _more(ours["targets"][target])
@@ -196,9 +197,9 @@ def _metrics(record: Mapping[str, Any] | None, target: str) -> Mapping[str, Any]
     return found
 
 
-def _row(question: Question, target: str, who: str, record: Any) -> list[str]:
+def _row(told: Sequence[str], target: str, who: str, record: Any) -> list[str]:
     detail, metrics = record["detail"], _metrics(record, target)
-    cells = [_cell(name, metrics.get(name)) for name in COLUMNS[question.task]]
+    cells = [_cell(name, metrics.get(name)) for name in told]
     return [NAMES[who], str(detail["labels"]), detail["model"].get(target, ""), *cells]
 
 
@@ -263,7 +264,7 @@ def _curves(question: Question, records: Records) -> Figure | None:
         elif question.main == "sigma_nmad":
             axis.set_yscale("log")
     axes[0, 0].set_ylabel(HEADINGS[question.main])
-    axes[0, 0].legend(fontsize=6)
+    axes[0, 0].legend(fontsize=5, framealpha=0.5)
     figure.tight_layout()
     if not drawn:
         plt.close(figure)
