@@ -116,8 +116,8 @@ def fit(
 
     Every object of FILES that TABLE has a label for is encoded once by the model, which stays as it is; then a small
     network learns the label. Objects are dealt into four parts, by object, cell of the sky, survey or a column: 70 %
-    teach, 10 % choose, 10 % calibrate (of few objects more), 10 % only test. Labels without an object, objects without a
-    label and what fails are told. A label that is among what the model reads is refused. Afterwards
+    teach, 10 % choose, 10 % calibrate (of few objects more), 10 % only test. Labels without an object, objects without
+    a label and what fails are told. A label that is among what the model reads is refused. Afterwards
     `albireo predict NAME FILES` uses the head; fitting again on the same files does not encode them again.
 
     \b
