@@ -185,7 +185,7 @@ def _chosen(table: Columns, options: ReadOptions, key: str, names: Sequence[str]
 
 
 def row_ids(table: Columns, options: ReadOptions, source: Source, taken: Taken) -> tuple[list[str], tuple[str, ...]]:
-    """Ids of the rows as text, and flags. Tractor's objid counts within a brick: with release and brickid it is an id."""
+    """Ids of the rows as text, and flags. Tractor's objid counts within a brick: with release and brickid it is one."""
     parts = [table.find(name) for name in ("release", "brickid", "objid")]
     if "id" not in options.columns and all(part is not None for part in parts):
         texts = [exact_ids(part) for part in parts if taken.take(part) is not None and part is not None]
