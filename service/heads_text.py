@@ -54,8 +54,8 @@ def metric_lines(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterat
     """Target by target: each metric, and between which values it lies by bootstrap."""
     for target, found in metrics.items():
         for name, (value, low, high) in found.items():
-            span = f"  ({low:.4g} to {high:.4g})" if name != "n" else ""
-            yield f"{target}  {name:<18} {value:.4g}{span}"
+            span = f"  ({low + 0.0:.4g} to {high + 0.0:.4g})" if name != "n" else ""
+            yield f"{target}  {name:<18} {value + 0.0:.4g}{span}"  # Not -0.
 
 
 def _label_lines(task: str, labels: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
