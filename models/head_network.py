@@ -56,8 +56,10 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
     """
     number = {key: i for i, key in enumerate(known)}
     kinds = np.array([number.get(key, -1) for key in keys], dtype=np.int64)
+    if (kinds < 0).any():
+        values, kinds = values[kinds >= 0], kinds[kinds >= 0]
     with np.errstate(over="ignore"):
-        values, kinds = values[kinds >= 0].astype(np.float16).astype(np.float32), kinds[kinds >= 0]
+        values = values.astype(np.float16).astype(np.float32)
     if not np.isfinite(values).all():
         raise BadInput("not_finite", "token states do not fit in half precision", field="states")
     if not len(kinds) or pooling == "attentive":

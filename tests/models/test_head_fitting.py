@@ -46,7 +46,7 @@ def share_covered(head: Head, some: Toys, target: str, level: float) -> float:
 
 def test_numbers_are_found(made: Toys, fresh: Toys) -> None:
     """Also with labels that are missing; the card's test metrics are those of fresh objects."""
-    head = made.fit(Plan("regression", ("t", "cubic"), pooling="mean_per_modality", epochs=30))
+    head = made.fit(Plan("regression", ("t", "cubic"), pooling="mean_per_modality", epochs=20))
     answers = head.predict(fresh.embeddings, fresh.observations)
     truth = {"t": fresh.labels["t"], "cubic": fresh.labels["cubic"]}
     found = scores("regression", answers, truth)
@@ -113,7 +113,7 @@ def test_attention_finds_the_needle_that_the_mean_loses() -> None:
 
 
 def test_classes_are_found_and_their_probabilities_true(made: Toys, fresh: Toys) -> None:
-    head = made.fit(Plan("classification", ("kind",), pooling="mean_per_modality", epochs=20))
+    head = made.fit(Plan("classification", ("kind",), pooling="mean_per_modality", epochs=12))
     found = scores("classification", head.predict(fresh.embeddings, fresh.observations), {"kind": fresh.labels["kind"]})
     assert found["kind"]["balanced_accuracy"][0] > 0.75
     assert found["kind"]["calibration_error"][0] < 0.08
@@ -135,7 +135,7 @@ def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
 
 
 def test_redshifts_are_found_and_covered(made: Toys, fresh: Toys) -> None:
-    plan = Plan("redshift", ("redshift",), pooling="mean_per_modality", epochs=25, parts=(0.5, 0.1, 0.4, 0.0))
+    plan = Plan("redshift", ("redshift",), pooling="mean_per_modality", epochs=18, parts=(0.5, 0.1, 0.4, 0.0))
     head = made.fit(plan)
     answers = head.predict(fresh.embeddings, fresh.observations)
     found = scores("redshift", answers, {"redshift": fresh.labels["redshift"]})["redshift"]
