@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +98,7 @@ def features(teff: Doubles, logg: Doubles, fe_h: Doubles, alpha_m: Doubles) -> D
 
 @lru_cache(maxsize=1)
 def _coefficients() -> Doubles:
-    with (files("albireo.observations.simulation") / "stars.npz").open("rb") as stream, np.load(stream) as archive:
+    with np.load(Path(__file__).with_name("stars.npz")) as archive:
         out: Doubles = archive["coefficients"].astype(np.float64)
     return out
 
