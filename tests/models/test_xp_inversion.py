@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from gaiaxpy import calibrate
 
 from albireo.models.xp_inversion import XpInversion
 from albireo.observations.gaia import FORMATS
@@ -58,6 +60,8 @@ def test_the_archives_coefficients_come_back(test_data: Path, inversion: XpInver
         parts = [item.data[key] for key in ("tok_xp_bp", "tok_xp_rp")]
         archive.append(np.concatenate([part.values for part in parts if isinstance(part, Coefficients)]))
     true = np.array(archive, np.float64)
+    with matplotlib.rc_context():  # its import turns pictures over to LaTeX
+        from gaiaxpy import calibrate
     theirs, _ = calibrate(str(path), sampling=GRID, save_file=False)
     flux = np.array(theirs["flux"].tolist())
     assert inversion.flux(true) == pytest.approx(flux, rel=1e-4)
@@ -65,3 +69,13 @@ def test_the_archives_coefficients_come_back(test_data: Path, inversion: XpInver
     error = np.abs(inversion.coefficients(flux) - true)
     assert (error[:, :55] / true[:, :1]).max() < 0.01
     assert (error[:, 55:] / true[:, 55:56]).max() < 0.005
+
+
+def test_pictures_of_the_process_stay_as_they_were() -> None:
+    """In a process of its own: the package changes settings when it is first imported."""
+    script = (
+        "import matplotlib, numpy, sys; before = dict(matplotlib.rcParams);"
+        "from albireo.models.xp_inversion import design_matrix; design_matrix(numpy.linspace(400.0, 900.0, 20));"
+        "assert 'gaiaxpy' in sys.modules; assert dict(matplotlib.rcParams) == before"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -170,7 +171,8 @@ def test_stellar_lines_are_in_vacuum_and_move_with_the_star(rest: float) -> None
 
 def test_galaxies_are_those_of_bagpipes() -> None:
     """The mix of templates beside bagpipes' own model: continuum within 4 %, mass exact to 0.02 dex."""
-    bagpipes = pytest.importorskip("bagpipes")
+    with matplotlib.rc_context():  # its import turns pictures over to LaTeX
+        import bagpipes
     galaxy = replace(STARBURST, z=0.05, a_v=0.4, clouds=1.5, log_ssfr=-10.2, log_z=0.0)
     rate = 10**galaxy.log_ssfr * galaxy.onset * 1e9 * 0.6
     tau = galaxy.onset / float(np.interp(-rate, *galaxies._rate_table()))
