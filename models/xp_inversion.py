@@ -15,7 +15,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -76,6 +75,8 @@ class XpInversion:
 
 def design_matrix(wavelength: Doubles) -> Doubles:
     """(110, L) flux in W / (m2 nm) at `wavelength` (L,) nm of one unit of each coefficient, BP's 55 first."""
+    import matplotlib
+
     # The package prints while it reads its files, and its import turns every picture of the process over to LaTeX.
     with contextlib.redirect_stdout(io.StringIO()), matplotlib.rc_context():
         from gaiaxpy.calibrator.external_instrument_model import ExternalInstrumentModel

@@ -31,7 +31,7 @@ ONLY_IN = {
     "typer": {"service"},
     "uvicorn": {"service"},
     "redis": {"service"},
-    "matplotlib": {"service"},
+    "matplotlib": {"service", "models"},  # models: to shield its settings from a package
 }
 """Library -> the folders that may import it."""
 
