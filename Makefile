@@ -21,7 +21,7 @@ STAMP := .venv/.installed
 FOLDERS := observations tokenizers models index service
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real parity lint types fix bench stars science docs
+.PHONY: help demo test real parity slow lint types fix bench stars science docs
 
 help:
 	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
@@ -29,6 +29,7 @@ help:
 	@echo "make real    the tests on real survey files (ALBIREO_TEST_DATA=$(ALBIREO_TEST_DATA))"
 	@echo "make parity  tokens, states and logits beside polymathic-aion: every token key, 1,000 objects each, networks of"
 	@echo "             AION-1's size; about half an hour on two cores"
+	@echo "make slow    the other tests that take minutes: a demo from nothing, every kind of question of make science"
 	@echo "make lint    formatter and linter, changing nothing; make fix applies them"
 	@echo "make types   the type checker"
 	@echo "make bench   what one object costs here, and all that beside the released package; hours, or BENCH=\"...\""
@@ -68,6 +69,11 @@ parity: $(STAMP)
 	@echo "== parity with polymathic-aion (about half an hour on two cores)"
 	@$(BIN)/python -m pytest tests/parity -v -m "slow or not slow"
 	@echo "The numbers are those of polymathic-aion. Next: make bench for what they cost."
+
+slow: $(STAMP)
+	@echo "== slow tests"
+	@$(BIN)/python -m pytest -m slow --ignore tests/parity
+	@echo "All slow tests passed. Next: make parity"
 
 lint: $(STAMP)
 	@echo "== lint"

@@ -94,7 +94,12 @@ def test_every_question_is_well_posed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "target"), [("regression", "colour"), ("redshift", "redshift"), ("classification", "class")]
+    ("task", "target"),
+    [
+        ("regression", "colour"),
+        pytest.param("redshift", "redshift", marks=pytest.mark.slow),
+        pytest.param("classification", "class", marks=pytest.mark.slow),
+    ],
 )
 def test_every_contender_answers_and_a_stopped_run_goes_on(
     engine: TorchEngine, tmp_path: Path, task: str, target: str

@@ -85,7 +85,8 @@ def test_opening_holds_little_more_than_the_weights(folder: Path, dtype: str) ->
 
 
 def test_so_does_reading_the_decoder_too(folder: Path) -> None:
-    assert 0.9 < ratio(WITH_DECODER, folder, "bfloat16") <= MOST
+    """In float32, where computing the logits that ask for it widens no weights."""
+    assert 0.9 < ratio(WITH_DECODER, folder, "float32") <= MOST
 
 
 def test_reading_all_at_once_is_seen(folder: Path) -> None:
