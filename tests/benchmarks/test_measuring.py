@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import numpy as np
@@ -50,11 +51,12 @@ def test_steady_is_within_15_percent(after: float, expected: bool) -> None:
 
 
 def test_peak_of_anonymous_memory_is_seen_though_it_is_gone() -> None:
+    gc.collect()  # what other tests left is not to go while this one looks
     with PeakAnonymous() as anonymous:
-        block = torch.ones(16 << 20)
+        block = torch.ones(64 << 20)
         time.sleep(0.05)
         del block
-    assert 0.9 * (64 << 20) < anonymous.peak < 1.5 * (64 << 20)
+    assert 0.8 * (256 << 20) < anonymous.peak < 1.5 * (256 << 20)
 
 
 def test_machine_is_told() -> None:
