@@ -28,6 +28,9 @@ from albireo.observations.modalities import MODALITIES
 LEAST = {"training": 20, "validation": 5, "calibration": least(max(LEVELS))}
 """Labels of each target without which there is no fit, or no interval."""
 
+SAME_AS = 8
+"""Different values of a target from which its order along a measurement can be no accident."""
+
 LEAST_OF_CLASS = 5
 """Training objects of a class."""
 
@@ -249,7 +252,7 @@ def _no_leak(states: TokenStates, data: Labelled, plan: Plan) -> None:
     if plan.task != "classification":
         for key in present:
             values = np.array([one.facts.scalars.get(key, np.nan) for one in held])
-            leaks |= {key for target in plan.targets if _same(values, data.columns[target].astype(np.float64))}
+            leaks |= {key for target in plan.targets if _tells(values, data.columns[target].astype(np.float64))}
     if leaks:
         raise BadInput(
             "label_given",
@@ -257,6 +260,28 @@ def _no_leak(states: TokenStates, data: Labelled, plan: Plan) -> None:
             field=", ".join(plan.targets),
             fix="embed the objects without it",
         )
+
+
+def _tells(values: NDArray[np.float64], labels: NDArray[np.float64]) -> bool:
+    """True if a measurement gives the label away: it is the label, or the label follows from it alone."""
+    both = np.isfinite(values) & np.isfinite(labels)
+    return _same(values, labels) or _follows(values[both], labels[both])
+
+
+def _follows(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
+    """True if y is a monotonic function of x, and has values enough for that to mean something.
+
+    So a label is found in another unit, and as a magnitude of a flux, whatever it is called.
+    """
+    different = len(np.unique(y))
+    if different < max(SAME_AS, len(y) // 2):
+        return False
+    order = np.lexsort((y, x))
+    x, y = x[order], y[order]
+    if (y[1:] != y[:-1])[x[1:] == x[:-1]].any():
+        return False
+    steps = np.diff(y)
+    return bool((steps >= 0).all() or (steps <= 0).all())
 
 
 def _same(values: NDArray[np.float64], labels: NDArray[np.float64]) -> bool:

@@ -131,7 +131,7 @@ def fit(
     from albireo.models.head_fitting import fit as fit_head
     from albireo.models.heads import Head
     from albireo.service.fitting import gather, judge, states_folder
-    from albireo.service.labels import Wanted, check_no_measurement, read_labels, without_value
+    from albireo.service.labels import Wanted, read_labels, without_value
 
     if out is not None and out.suffix != ".safetensors":
         raise typer.BadParameter(f"{out.name} does not end in .safetensors", param_hint="--out")
@@ -164,8 +164,6 @@ def fit(
     space = core.engine.space("tokens")
     folder = states_folder(settings.states_folder, space, paths, options, join)
     states, matched = gather(core, batches(), table, folder, progress_bar)
-    numbers = {one.facts.id: one.facts.scalars for one in states.objects}
-    check_no_measurement(table, plan.targets, numbers)
     with counting_bar("fitting") as progress:
         head = fit_head(states, table, plan, progress)
     left_out = _left_out(matched) | {"without_value": without_value(table, plan.targets)}

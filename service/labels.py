@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ from albireo.observations.tables import id_columns, row_ids
 
 NOT_COLUMNS = frozenset({"object", "sky", "survey"})
 """Groups that no column of the table is needed for."""
-
-SAME_AS = 8
-"""Different values of a target from which its order along a measurement can be no accident."""
 
 
 @dataclass(frozen=True)
@@ -142,41 +139,3 @@ def without_value(labels: Labels, targets: Sequence[str]) -> int:
         values = labels.columns[target]
         gone &= np.isnan(values) if values.dtype.kind == "f" else values == ""
     return int(gone.sum())
-
-
-def check_no_measurement(labels: Labels, targets: Sequence[str], scalars: Mapping[str, Mapping[str, float]]) -> None:
-    """BadInput label_given if a target is one of the measurements that were read, or follows from it alone.
-
-    That is told by order, not by name: along some measurement the target only ever grows, or only ever falls. So it is
-    also found in another file, in another unit, and as a magnitude of a flux.
-
-    scalars  id -> name of a measurement -> its number
-    """
-    for target in targets:
-        values = labels.columns[target]
-        if values.dtype.kind not in "fiu":
-            continue
-        stated = dict(zip(labels.ids, values.tolist(), strict=True))
-        for name in dict.fromkeys(name for one in scalars.values() for name in one):
-            pairs = [(one[name], stated[who]) for who, one in scalars.items() if name in one and who in stated]
-            x, y = np.array([pair for pair in pairs if np.isfinite(pair).all()]).reshape(-1, 2).T
-            if _follows(x, y):
-                raise BadInput(
-                    "label_given",
-                    f"the label {target!r} is the measurement {name}, or follows from it alone",
-                    field=target,
-                    fix="take the column out of the files, or choose another target",
-                )
-
-
-def _follows(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
-    """True if y is a monotonic function of x, and has values enough for that to mean something."""
-    different = len(np.unique(y))
-    if different < max(SAME_AS, len(y) // 2):
-        return False
-    order = np.lexsort((y, x))
-    x, y = x[order], y[order]
-    if (y[1:] != y[:-1])[x[1:] == x[:-1]].any():
-        return False
-    steps = np.diff(y)
-    return bool((steps >= 0).all() or (steps <= 0).all())
