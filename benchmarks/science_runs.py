@@ -35,7 +35,7 @@ from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Observation, Payload, Scalar
 from benchmarks.failures import draw
 from benchmarks.judging import judged
-from benchmarks.labelled import Dataset, split
+from benchmarks.labelled import Dataset, held_out, split
 from benchmarks.questions import Question
 from benchmarks.template_fit import Templates
 
@@ -43,7 +43,6 @@ TRIVIAL, TEMPLATES, RIVAL, QUANTISED = "trivial", "templates", "rival", "rival o
 UNTRAINED, ENCODER = "untrained", "encoder"
 CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, UNTRAINED, ENCODER)
 
-TEST_SHARE = 0.2
 VALIDATION = 0.15
 CALIBRATION = 30
 """Labels that intervals are calibrated on, or 15 % if that is more, or 30 % if that is less; given like the others."""
@@ -121,8 +120,8 @@ class Setting:
         fitted, tested = (_suited(question, read(name)) for name in (question.fitted, question.tested))
         assert not read(question.fitted).test_only, f"{question.fitted} is for testing only"
         if question.fitted == question.tested:
-            parts = split(fitted.groups, {"pool": 1 - TEST_SHARE, "test": TEST_SHARE}, seed)
-            fitted, tested = fitted.subset(parts == "pool"), tested.subset(parts == "test")
+            testing = held_out(fitted.groups)
+            fitted, tested = fitted.subset(~testing), tested.subset(testing)
         assert not {one.id for one in fitted.observations} & {one.id for one in tested.observations}
         order = np.random.default_rng([seed, 1]).permutation(len(fitted))
         return cls(question, fitted.subset(order), tested)
