@@ -6,7 +6,7 @@ mean_of  the mean row of each sequence, in every row of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,35 +25,32 @@ BLOCKED_HEADS = 4
 class Run:
     """`count` neighbouring objects with the same number of queries and of keys, computed as one batch."""
 
-    query: int
-    key: int
     count: int
     queries: int
     keys: int
 
 
-def runs(lengths: Sequence[int], key_lengths: Sequence[int]) -> Iterator[Run]:
-    """The runs of a packed batch, in order; objects without queries have none."""
-    query = key = 0
-    for (m, n), group in groupby(zip(lengths, key_lengths, strict=True)):
-        count = len(list(group))
-        if m:
-            yield Run(query, key, count, m, n)
-        query += count * m
-        key += count * n
+def runs(lengths: Sequence[int], key_lengths: Sequence[int]) -> list[Run]:
+    """The runs of a packed batch, in order."""
+    pairs = groupby(zip(lengths, key_lengths, strict=True))
+    return [Run(len(list(group)), m, n) for (m, n), group in pairs]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
     """q (T, D), k and v (S, D), one length per object on either side -> (T, D); zeros for objects without a key."""
+    of = runs(lengths, key_lengths)
+    # Split as a whole: the gradient of a slice is as large as what it was cut from, that of all parts is one copy.
+    queries = q.split([run.count * run.queries for run in of])
+    keys = [run.count * run.keys for run in of]
     out = []
-    for run in runs(lengths, key_lengths):
-        rows = q[run.query : run.query + run.count * run.queries]
+    for run, rows, one, other in zip(of, queries, k.split(keys), v.split(keys), strict=True):
+        if run.queries == 0:
+            continue
         if run.keys == 0:
             out.append(torch.zeros_like(rows))
             continue
-        at = slice(run.key, run.key + run.count * run.keys)
         here, there = (run.count, run.queries, heads, -1), (run.count, run.keys, heads, -1)
-        out.append(_batch(rows.view(here), k[at].view(there), v[at].view(there)).reshape(rows.shape))
+        out.append(_batch(rows.view(here), one.view(there), other.view(there)).reshape(rows.shape))
     return out[0] if len(out) == 1 else torch.cat(out) if out else q
 
 

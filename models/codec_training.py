@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from albireo.models.cpu import fast_bf16
 from albireo.models.stages import Progress, load_state, save_state
 from albireo.observations.observation import Image, Spectrum
 from albireo.tokenizers.image import BANDS, ImageTokenizer
@@ -126,8 +127,12 @@ def train_codec(
     schedule: Schedule,
     state: Path,
     seed: int,
+    begun: float = 0.0,
 ) -> None:
-    """Train in place; resumes from `state` and leaves the finished weights there. A tenth of the data validates."""
+    """Train in place; resumes from `state` and leaves the finished weights there. A tenth of the data validates.
+
+    begun  what part of the way the loss is told to be behind it: of weights that were trained before
+    """
     n = len(arrays[0])
     cut = n - n // 10
     optimiser = torch.optim.AdamW(tokenizer.parameters(), lr=schedule.rate, weight_decay=0.01)
@@ -140,8 +145,13 @@ def train_codec(
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate * schedule.factor(step)
         tokenizer.train()
-        with torch.autocast("cpu", torch.bfloat16):  # the weights themselves stay in float32
-            value = loss(tokenizer, *(_rows(array, rows) for array in arrays), done=step / schedule.steps, rng=rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):  # the weights stay in float32
+            value = loss(
+                tokenizer,
+                *(_rows(array, rows) for array in arrays),
+                done=begun + (1 - begun) * step / schedule.steps,
+                rng=rng,
+            )
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)

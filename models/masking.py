@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from albireo.observations.modalities import MODALITIES
+
 Ids = Mapping[str, NDArray[np.integer]]
 
 
@@ -21,12 +23,12 @@ Ids = Mapping[str, NDArray[np.integer]]
 class Budget:
     """Most tokens shown and most tokens asked for, of one object."""
 
-    inputs: int = 128
-    targets: int = 64
+    inputs: int = 224
+    targets: int = 48
 
     def draw(self, rng: np.random.Generator) -> Budget:
         """The budget of one batch: fewer inputs, so that small sets are seen often and padding stays small."""
-        return Budget(int(rng.integers(4, self.inputs + 1)), self.targets)
+        return Budget(round(np.exp(rng.uniform(np.log(4), np.log(self.inputs)))), self.targets)
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,22 @@ def split(ids: Ids, inputs: Sequence[str], outputs: Sequence[str], budget: Budge
     here = [key for key in inputs if key in ids]
     # Half of the time whole modalities are absent, as they are in use.
     if rng.random() < 0.5 and len(here) > 1:
-        kinds = {key: _group(key) for key in here}
+        kinds = {key: group_of(key) for key in here}
         groups = sorted(set(kinds.values()))
         kept = set(rng.choice(groups, size=rng.integers(1, len(groups) + 1), replace=False).tolist())
         here = [key for key in here if kinds[key] in kept]
-    room = budget.inputs
-    shown: dict[str, NDArray[np.int64]] = {}
-    first = here[rng.integers(len(here))]
-    n = min(int(rng.integers(1, len(ids[first]) + 1)), room)
-    shown[first] = np.sort(rng.permutation(len(ids[first]))[:n])
-    rest = [(key, at) for key in here if key != first for at in range(len(ids[key]))]
-    for i in rng.permutation(len(rest))[: room - n]:
-        key, at = rest[i]
-        shown[key] = np.append(shown.get(key, np.empty(0, np.int64)), at)
-    shown = {key: np.sort(at) for key, at in shown.items()}
+    first = int(rng.integers(len(here)))
+    sizes = np.array([len(ids[key]) for key in here])
+    of = np.repeat(np.arange(len(here)), sizes)
+    n = min(int(rng.integers(1, sizes[first] + 1)), budget.inputs)
+    rest = np.flatnonzero(of != first)
+    start = int(sizes[:first].sum())
+    more = rng.choice(rest, min(budget.inputs - n, len(rest)), replace=False)
+    taken = np.zeros(len(of), bool)
+    taken[start + rng.permutation(sizes[first])[:n]] = True
+    taken[more] = True
+    parts = np.split(taken, np.cumsum(sizes)[:-1])
+    shown = {key: np.flatnonzero(part) for key, part in zip(here, parts, strict=True) if part.any()}
     return Split(shown, _targets(ids, shown, outputs, budget.targets, rng))
 
 
@@ -77,10 +81,7 @@ def _targets(
     return asked
 
 
-def _group(key: str) -> str:
-    """Modalities that come and go together."""
-    if key.startswith(("tok_image", "tok_spectrum")):
-        return key
-    if key.startswith(("tok_mag_", "tok_a_", "tok_shape1", "tok_shape2")):
-        return "hsc"
-    return "gaia" if key.endswith("_gaia") or key == "tok_parallax" else "legacysurvey"
+def group_of(key: str) -> str:
+    """Modalities that come and go together: the numbers of a survey; images and spectra by themselves."""
+    row = MODALITIES[key]
+    return key if row.kind in ("image", "spectrum") else f"{row.survey} {row.kind}"

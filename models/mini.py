@@ -9,12 +9,32 @@ from albireo.observations.modalities import MODALITIES
 from albireo.tokenizers.preprocessing import ALBIREO_1
 from albireo.tokenizers.scalar import LOG_KEYS
 
+FINE, COARSE = 512, 256
+"""Codes of a number: its quantiles must not be coarser than the errors of the measurement."""
+
+CODES: dict[str, int] = {
+    **{f"tok_flux_{band}": FINE for band in ("g", "r", "i", "z", "w1", "w2", "g_gaia", "bp_gaia", "rp_gaia")},
+    **{f"flux_{band}_sdss": FINE for band in "ugriz"},
+    **{f"flux_{band}_2mass": FINE for band in "jhk"},
+    **{f"tok_mag_{band}": FINE for band in "grizy"},
+    **{f"tok_a_{band}": COARSE for band in "grizy"},
+    **{f"tok_shape{which}": COARSE for which in ("_r", "_e1", "_e2", "11", "12", "22")},
+    "tok_ebv": COARSE,
+    "tok_parallax": COARSE,
+    "tok_xp_bp": FINE,
+    "tok_xp_rp": FINE,
+    "tok_z": 1024,
+}
+"""Token key of a number or of coefficients -> size of its codebook."""
+
+Z_MAX = 5.0
+"""End of the grid of redshifts. AION-1's ends at 1, where most quasars begin."""
+
 INPUTS = tuple(
     key
     for key in MODALITIES
-    if key in ("tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss", "tok_ebv", "tok_parallax")
-    or key.startswith(("tok_flux_", "tok_shape", "tok_mag_", "tok_a_"))
-    if key not in ("tok_flux_w3", "tok_flux_w4")
+    if key in ("tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss")
+    or (key in CODES and key != "tok_z")
 )
 """What albireo-mini reads. Redshift, ra and dec are no inputs: they cannot leak into an embedding."""
 
@@ -22,7 +42,11 @@ OUTPUTS = (
     "tok_image",
     "tok_spectrum_desi",
     "tok_spectrum_sdss",
+    "tok_xp_bp",
+    "tok_xp_rp",
     *(f"tok_flux_{band}" for band in ("g", "r", "i", "z", "w1", "w2")),
+    *(f"flux_{band}_sdss" for band in "ugriz"),
+    *(f"flux_{band}_2mass" for band in "jhk"),
     "tok_z",
 )
 """What its decoder learns to predict."""
@@ -31,8 +55,8 @@ TRANSFORMER: dict[str, Any] = {
     "domains_in": list(INPUTS),
     "domains_out": list(OUTPUTS),
     "dim": 192,
-    "encoder_depth": 6,
-    "decoder_depth": 3,
+    "encoder_depth": 7,
+    "decoder_depth": 2,
     "num_heads": 6,
     "mlp_ratio": 4.0,
     "qkv_bias": False,
@@ -43,7 +67,7 @@ TRANSFORMER: dict[str, Any] = {
     "gated_mlp": True,
     "qk_norm": True,
     "decoder_attention": WITHIN,
-    "training_domain": "simulated sky of Albireo",
+    "training_domain": "simulated sky of Albireo, Gaia XP stars, SDSS and deep-field photometry",
 }
 
 IMAGE: dict[str, Any] = {
@@ -84,7 +108,11 @@ def codec_config(key: str) -> dict[str, Any]:
         return IMAGE
     if row.kind == "spectrum":
         return SPECTRUM
+    size = CODES[key]
     if key == "tok_z":
-        return {"modality": row.codec, "codebook_size": 256}
-    scalar = {"modality": row.codec, "codebook_size": 256, "reservoir_size": 1024}
-    return scalar | {"min_log_value": -6.0} if key in LOG_KEYS else scalar
+        return {"modality": row.codec, "codebook_size": size, "range": [0.0, Z_MAX]}
+    if row.kind == "coefficients":
+        return {"modality": row.codec, "codebook_size": size, "reservoir_size": size, "num_quantizers": row.shape[0],
+                "compression_fns": ["arcsinh"]}  # fmt: skip
+    scalar = {"modality": row.codec, "codebook_size": size, "reservoir_size": size}
+    return scalar | {"min_log_value": -6.0} if key in LOG_KEYS or key.endswith(("_sdss", "_2mass")) else scalar

@@ -1,8 +1,11 @@
-"""Makes a checkpoint from nothing but a seed: simulate, train the codecs, tokenize, pre-train, write the folder.
+"""Makes a checkpoint from observations in shards: train the codecs, tokenize, pre-train, write the folder.
 
-    python -m albireo.models.pretrain --state FOLDER --out FOLDER/albireo-mini
+    albireo simulate SKY --objects 24000 --seed 20261126 --shard-size 1000 --workers 2
+    python -m benchmarks.real_sky REAL
+    python -m albireo.models.pretrain --state STATE --out OUT --data SKY=0.55 --data REAL/gaia_xp_wheel=0.2 ...
 
-Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
+`--data FOLDER=SHARE` may be repeated: each folder holds shards (`observations/shards.py`), and SHARE is how often its
+objects are drawn. Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +41,11 @@ from albireo.models.masking import Budget, Split, split
 from albireo.models.stages import Progress, load_state, save_state
 from albireo.models.transformer import WITHIN, Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Image, Observation, Scalar, Spectrum
-from albireo.observations.sky import simulate
-from albireo.tokenizers.bank import TokenizerBank, as_row, build
+from albireo.observations.observation import Coefficients, Image, Observation, Scalar, Spectrum
+from albireo.observations.options import ReadOptions
+from albireo.observations.shards import read_shard
+from albireo.observations.source import Source
+from albireo.tokenizers.bank import TokenizerBank, as_row, build, open_codec
 from albireo.tokenizers.base import Tokenizer
 from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS, TokenSpec
 from albireo.tokenizers.image import ImageTokenizer
@@ -50,55 +56,98 @@ from albireo.tokenizers.weights import save
 
 REDSHIFT_WEIGHT = 4.0
 
+HARDENED = 0.6
+"""From this part of its way on a sign quantizer's latents all pass as signs (see codec_training.spectrum_loss)."""
+
 MIN_CODES = 32
 """Fewest codes that a trained codec uses on 64 objects; a collapsed one uses a handful."""
 
-SHARD = 500
-"""Objects per shard: the unit of simulation and of resuming it."""
+BLUR = 1 / 256
+"""Standard deviation of what is asked for of a number, as a share of its codebook: neighbouring codes mean about the
+same, and with thousands of objects a code by itself is too rare to be learnt."""
+
+HELD = 0.04
+"""Share of each folder's objects, its last ones, that validate."""
+
+HARMONICS = 16
+"""Cosines of a code's place in its codebook that its row of the token table begins as."""
+
+Object = Mapping[str, NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights."""
+    """Everything but the data that decides the weights."""
 
-    seed: int = 20261123
-    codec_objects: int = 3000
-    objects: int = 6_000
+    seed: int = 20261126
+    codec_objects: int = 6000
     image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
-    spectrum: Schedule = Schedule(steps=800, batch=32, rate=1.5e-3)
-    transformer: Schedule = Schedule(steps=1100, batch=32, rate=2e-3)
-    budget: Budget = Budget(inputs=80, targets=20)
+    spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
+    image_again: Schedule = Schedule(steps=500, batch=32, rate=1e-3)
+    spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
+    transformer: Schedule = Schedule(steps=4000, batch=64, rate=1.5e-3, warm_up=200)
+    budget: Budget = Budget()
 
 
-def shard(recipe: Recipe, index: int) -> Iterator[Observation]:
-    """Observations of one shard: a function of the seed and the index alone."""
-    return simulate(SHARD, np.random.default_rng([recipe.seed, index]), start=index * SHARD)
+@dataclass(frozen=True)
+class Data:
+    """A folder of shards, and how often its objects are drawn."""
+
+    folder: Path
+    share: float
+
+    @classmethod
+    def of(cls, text: str) -> Data:
+        """FOLDER=SHARE"""
+        folder, _, share = text.rpartition("=")
+        data = cls(Path(folder), float(share))
+        if not data.shards:
+            raise SystemExit(
+                f"no shards in {folder}: make them with `albireo simulate` or `python -m benchmarks.real_sky`"
+            )
+        return data
+
+    @property
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("*-[0-9]*.parquet"))
 
 
-def train_codecs(recipe: Recipe, state: Path) -> TokenizerBank:
-    """Auto-encoders and scalar codebooks, fitted to the first `codec_objects` objects."""
+def read(path: Path) -> Iterator[Observation]:
+    """The observations of a shard; an unreadable row ends it all."""
+    for item in read_shard(Source.from_path(path), ReadOptions(), []):
+        if not isinstance(item, Observation):
+            raise item
+        yield item
+
+
+# ---------------------------------------------------------------------- codecs
+
+
+def train_codecs(recipe: Recipe, data: Sequence[Data], state: Path, before: Path | None = None) -> TokenizerBank:
+    """Auto-encoders and codebooks, fitted to the first `codec_objects` objects of every folder, those that validate
+    left out. The auto-encoders go on from those of the checkpoint `before`, by the shorter schedules."""
     done = state / "codecs.done"
     torch.manual_seed(recipe.seed)
-    image = build(MODALITIES["tok_image"], mini.IMAGE)
-    spectrum = build(MODALITIES["tok_spectrum_desi"], mini.SPECTRUM)
+    image, spectrum = (_auto_encoder(key, before) for key in ("tok_image", "tok_spectrum_desi"))
     assert isinstance(image, ImageTokenizer)
     assert isinstance(spectrum, SpectrumTokenizer)
-    scalars = {
+    numbers = {
         key: build(MODALITIES[key], mini.codec_config(key))
         for key in (*mini.INPUTS, "tok_z")
-        if MODALITIES[key].kind == "scalar"
+        if MODALITIES[key].kind in ("scalar", "coefficients")
     }
     if not done.exists():
-        images, spectra, values = _codec_sample(recipe)
-        for key, tokenizer in scalars.items():
+        images, spectra, values = _codec_sample(recipe, data)
+        for key, tokenizer in numbers.items():
             assert isinstance(tokenizer, ScalarTokenizer | CoefficientsTokenizer)
-            if key != "tok_z":
-                assert not isinstance(tokenizer.quantizer, LinearQuantizer)
-                tokenizer.quantizer.fit(torch.tensor(values[key]))
-                save_file({k: v.numpy() for k, v in tokenizer.state_dict().items()}, state / f"{key}.safetensors")
-        train_codec("image", image, image_loss, image_arrays(image, images), recipe.image, state, recipe.seed)
+            if not isinstance(tokenizer.quantizer, LinearQuantizer):
+                tokenizer.quantizer.fit(torch.as_tensor(np.array(values[key])))
+            save_file({k: v.numpy() for k, v in tokenizer.state_dict().items()}, state / f"{key}.safetensors")
+        schedule = recipe.image if before is None else recipe.image_again
+        train_codec("image", image, image_loss, image_arrays(image, images), schedule, state, recipe.seed)
+        schedule, begun = (recipe.spectrum, 0.0) if before is None else (recipe.spectrum_again, HARDENED)
         arrays = [spectrum_arrays(spectrum, spectra)]
-        train_codec("spectrum", spectrum, spectrum_loss, arrays, recipe.spectrum, state, recipe.seed)
+        train_codec("spectrum", spectrum, spectrum_loss, arrays, schedule, state, recipe.seed, begun)
         legacy = [one for one in images if one.bands == MODALITIES["tok_image"].bands]
         for kind, tokens in (("image", image.encode(legacy[:64])), ("spectrum", spectrum.encode(spectra[:64]))):
             used = len(tokens[:, 1:].unique())
@@ -107,17 +156,27 @@ def train_codecs(recipe: Recipe, state: Path) -> TokenizerBank:
         done.touch()
     for name, module in (("image", image), ("spectrum", spectrum)):
         load_state(state / f"{name}.pt.safetensors", module, torch.optim.AdamW(module.parameters()))
-    for key, tokenizer in scalars.items():
-        if key != "tok_z":
-            tensors = load_file(state / f"{key}.safetensors")
-            tokenizer.load_state_dict({name: torch.as_tensor(value) for name, value in tensors.items()})
+    for key, tokenizer in numbers.items():
+        tensors = load_file(state / f"{key}.safetensors")
+        tokenizer.load_state_dict({name: torch.as_tensor(value) for name, value in tensors.items()})
     halved(image)
     halved(spectrum)
     return TokenizerBank(
-        scalars
+        numbers
         | {key: as_row(image, MODALITIES[key]) for key in ("tok_image", "tok_image_hsc")}
         | {key: as_row(spectrum, MODALITIES[key]) for key in ("tok_spectrum_desi", "tok_spectrum_sdss")}
     )
+
+
+def _auto_encoder(key: str, before: Path | None) -> Tokenizer[Any]:
+    config = mini.codec_config(key)
+    if before is None:
+        return build(MODALITIES[key], config)
+    tokenizer = open_codec(
+        MODALITIES[key], config, before / "codecs" / MODALITIES[key].codec / WEIGHTS, torch.device("cpu")
+    )
+    tokenizer.read_rest()
+    return tokenizer.train().requires_grad_(True)
 
 
 def halved(module: nn.Module) -> None:
@@ -127,72 +186,93 @@ def halved(module: nn.Module) -> None:
             parameter.copy_(parameter.half().float())
 
 
-def _codec_sample(recipe: Recipe) -> tuple[list[Image], list[Spectrum], dict[str, list[float]]]:
+def _codec_sample(recipe: Recipe, data: Sequence[Data]) -> tuple[list[Image], list[Spectrum], dict[str, list[Any]]]:
     images: list[Image] = []
     spectra: list[Spectrum] = []
-    values: dict[str, list[float]] = {key: [] for key in mini.INPUTS}
-    progress = Progress("simulate for codecs", recipe.codec_objects, 0, Path(os.devnull))
-    for index in range(recipe.codec_objects // SHARD):
-        for observation in shard(recipe, index):
-            for key, payload in observation.data.items():
-                if isinstance(payload, Image):
-                    images.append(payload)
-                elif isinstance(payload, Spectrum):
-                    spectra.append(payload)
-                elif isinstance(payload, Scalar) and key in values:
-                    values[key].append(payload.value)
-        progress.update((index + 1) * SHARD)
+    values: dict[str, list[Any]] = {key: [] for key in mini.INPUTS}
+    for source in data:
+        count = 0
+        for path in source.shards[: math.floor((1 - HELD) * len(source.shards)) or 1]:
+            for observation in read(path):
+                count += 1
+                for key, payload in observation.data.items():
+                    if isinstance(payload, Image):
+                        images.append(payload)
+                    elif isinstance(payload, Spectrum):
+                        spectra.append(payload)
+                    elif isinstance(payload, Scalar) and key in values:
+                        values[key].append(payload.value)
+                    elif isinstance(payload, Coefficients) and key in values:
+                        values[key].append(payload.values)
+            if count >= recipe.codec_objects:
+                break
     return images, spectra, values
 
 
-def tokenize(recipe: Recipe, bank: TokenizerBank, state: Path) -> list[Path]:
-    """Shards of tokens: one safetensors file each, key -> (objects that have it), key.ids -> their tokens."""
-    folder = state / "tokens"
-    folder.mkdir(exist_ok=True)
-    paths = [folder / f"{index:04d}.safetensors" for index in range(recipe.objects // SHARD)]
-    progress = Progress("tokenize", len(paths), sum(path.exists() for path in paths), Path(os.devnull))
-    for index, path in enumerate(paths):
-        if path.exists():
-            continue
-        rows: dict[str, list[int]] = {}
-        ids: dict[str, list[NDArray[np.int64]]] = {}
-        for row, observation in enumerate(shard(recipe, index)):
-            data = dict(observation.data)
-            data["tok_z"] = Scalar(float(observation.metadata["redshift"]), "")
-            for key, payload in data.items():
-                if key in bank:
-                    rows.setdefault(key, []).append(row)
-                    ids.setdefault(key, []).append(bank[key].encode([payload])[0].numpy())
-        tensors = {key: np.array(rows[key], np.int32) for key in rows}
-        tensors |= {f"{key}.ids": np.stack(ids[key]).astype(np.int32) for key in ids}
-        part = path.with_suffix(".part")
-        save_file(tensors, part)
-        os.replace(part, path)
-        progress.update(sum(done.exists() for done in paths))
-    return paths
+# ---------------------------------------------------------------------- tokens
 
 
-def load_tokens(paths: Sequence[Path]) -> list[dict[str, NDArray[np.int32]]]:
+def tokenize(data: Sequence[Data], bank: TokenizerBank, state: Path) -> list[list[Path]]:
+    """Tokens of every shard of every folder: one safetensors file each, key -> (objects that have it), key.ids -> their
+    tokens. Redshift is a target of objects whose shard states it: real ones do not."""
+    out: list[list[Path]] = []
+    for number, source in enumerate(data):
+        folder = state / "tokens" / f"{number}-{source.folder.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{shard.stem}.safetensors" for shard in source.shards]
+        progress = Progress(
+            f"tokenize {source.folder.name}", len(paths), sum(map(Path.exists, paths)), Path(os.devnull)
+        )
+        for shard, path in zip(source.shards, paths, strict=True):
+            if not path.exists():
+                tensors = _tokens(list(read(shard)), bank)
+                part = path.with_suffix(".part")
+                save_file(tensors, part)
+                os.replace(part, path)
+                progress.update(sum(map(Path.exists, paths)))
+        out.append(paths)
+    return out
+
+
+def _tokens(observations: Sequence[Observation], bank: TokenizerBank) -> dict[str, NDArray[np.int32]]:
+    payloads: dict[str, list[Any]] = {}
+    rows: dict[str, list[int]] = {}
+    for row, observation in enumerate(observations):
+        given = dict(observation.data)
+        if "redshift" in observation.metadata:
+            given["tok_z"] = Scalar(float(observation.metadata["redshift"]), "")
+        for key, payload in given.items():
+            if key in bank:
+                rows.setdefault(key, []).append(row)
+                payloads.setdefault(key, []).append(payload)
+    tensors = {key: np.array(rows[key], np.int32) for key in rows} | {
+        "objects": np.array([len(observations)], np.int32)
+    }
+    for key, of_key in payloads.items():
+        parts = [bank[key].encode(of_key[i : i + 16]) for i in range(0, len(of_key), 16)]
+        tensors[f"{key}.ids"] = torch.cat(parts).numpy().astype(np.int32)
+    return tensors
+
+
+def load_tokens(paths: Sequence[Path]) -> list[Object]:
     """Tokens of every object, by key."""
-    objects: list[dict[str, NDArray[np.int32]]] = []
+    objects: list[Object] = []
     for path in paths:
         tensors = load_file(path)
-        batch: list[dict[str, NDArray[np.int32]]] = [{} for _ in range(SHARD)]
+        batch: list[dict[str, NDArray[np.int32]]] = [{} for _ in range(int(tensors.pop("objects")[0]))]
         for key in tensors:
             if not key.endswith(".ids"):
                 for row, ids in zip(tensors[key], tensors[f"{key}.ids"], strict=True):
                     batch[row][key] = ids
-        objects += batch
+        objects += [one for one in batch if one.keys() & set(mini.INPUTS)]
     return objects
 
 
-def batch_loss(
-    model: Transformer, objects: Sequence[Mapping[str, NDArray[np.int32]]], splits: Sequence[Split]
-) -> Tensor:
-    """Cross entropy, averaged over the tokens of a modality and then over modalities, of a batch.
+# ---------------------------------------------------------------------- the transformer
 
-    Redshift counts REDSHIFT_WEIGHT times: it is the one target that every modality has a part of.
-    """
+
+def batch_loss(model: Transformer, objects: Sequence[Object], splits: Sequence[Split]) -> dict[str, Tensor]:
+    """Target key -> cross entropy, averaged over its tokens in a batch, with what is asked for blurred (see BLUR)."""
     pairs = list(zip(objects, splits, strict=True))
     shown = [(key, ids[key][at], at) for ids, one in pairs for key, at in one.shown.items()]
     asked = [(key, ids[key][at], at) for ids, one in pairs for key, at in one.asked.items()]
@@ -206,15 +286,35 @@ def batch_loss(
         tuple(sum(map(len, one.asked.values())) for one in splits),
         tuple(len(at) for _, _, at in asked),
     )
-    states = model.decode(model.encode(packed), packed.lengths, queries, WITHIN).split(queries.lengths_per_modality)
-    losses, weights = [], []
+    states = model.decode(model.encode(packed), packed.lengths, queries, WITHIN)
+    starts = np.cumsum([0, *queries.lengths_per_modality])
+    losses = {}
     for key in model.target_codes.sizes:
         of_key = [i for i, (name, _, _) in enumerate(asked) if name == key]
         if of_key:
-            wanted = _rows([asked[i][1] for i in of_key])
-            losses.append(F.cross_entropy(model.logits(key, torch.cat([states[i] for i in of_key])).float(), wanted))
-            weights.append(REDSHIFT_WEIGHT if key == "tok_z" else 1.0)
-    return (torch.stack(losses) * torch.tensor(weights)).sum() / sum(weights)
+            at = _rows([np.arange(starts[i], starts[i + 1]) for i in of_key])
+            losses[key] = _cross_entropy(key, model.logits(key, states[at]), _rows([asked[i][1] for i in of_key]))
+    return losses
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """Weighted mean over modalities. Redshift counts REDSHIFT_WEIGHT times: every modality has a part of it."""
+    weights = {key: REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in losses}
+    return sum((weights[key] * loss for key, loss in losses.items()), torch.zeros(())) / sum(weights.values())
+
+
+def _cross_entropy(key: str, logits: Tensor, wanted: Tensor) -> Tensor:
+    if MODALITIES[key].kind not in ("scalar", "coefficients"):
+        return F.cross_entropy(logits.float(), wanted)
+    target = _blurred(logits.shape[1], 1.0 if key == "tok_z" else BLUR * logits.shape[1])[wanted]
+    return F.cross_entropy(logits.float(), target)
+
+
+@cache
+def _blurred(size: int, width: float) -> Tensor:
+    """(size, size): in row k the probabilities of the codes that are asked for where k was measured."""
+    codes = torch.arange(size, dtype=torch.float32)
+    return torch.softmax(-0.5 * ((codes[:, None] - codes) / width) ** 2, dim=1)
 
 
 def _rows(parts: Sequence[NDArray[np.integer]]) -> Tensor:
@@ -224,9 +324,9 @@ def _rows(parts: Sequence[NDArray[np.integer]]) -> Tensor:
 def untrained(bank: TokenizerBank, seed: int) -> Transformer:
     """The transformer before its first step.
 
-    Token tables begin as random smooth functions of what their codes stand for (a scalar's place in its codebook, an
+    Token tables begin as random smooth functions of what their codes stand for (a number's place in its codebook, an
     image's latent values, a spectrum's sign bits), as large as the position embeddings: with AION-1's 0.02 the places
-    drown the values, and some thousand steps only learn how often each code occurs.
+    drown the values, and some thousand steps only learn how often each code occurs. So do the rows of the logits.
     """
     specs = {key: TokenSpec(tokenizer.n_tokens, tokenizer.vocab_size) for key, tokenizer in bank.items()}
     model = Transformer(
@@ -237,10 +337,11 @@ def untrained(bank: TokenizerBank, seed: int) -> Transformer:
     generator = torch.Generator().manual_seed(seed)
     model.initialise({key: tokenizer.grid for key, tokenizer in bank.items()}, generator)
     with torch.no_grad():
-        for key in model.codes.sizes:
-            features = _code_features(bank[key])
-            table = features @ torch.randn(features.shape[1], model.config.dim, generator=generator)
-            model.token_emb[model.codes[key]] = table / table.std()
+        for table, rows, size in ((model.token_emb, model.codes, 1.0), (model.to_logits, model.target_codes, 0.04)):
+            for key in rows.sizes:
+                features = _code_features(bank[key])
+                values = features @ torch.randn(features.shape[1], model.config.dim, generator=generator)
+                table[rows[key]] = values * (size / values.std())
         model.mod_emb[: len(model.codes.sizes)].normal_(std=0.5, generator=generator)
     return model
 
@@ -251,53 +352,91 @@ def _code_features(tokenizer: Tokenizer[Any]) -> Tensor:
     if isinstance(tokenizer, ImageTokenizer | SpectrumTokenizer):
         return tokenizer.quantizer.decode(codes[None])[0].T
     place = codes / (len(codes) - 1)
-    return torch.stack([torch.cos(math.pi * k * place) / k for k in range(1, 9)], dim=1)
+    return torch.stack([torch.cos(math.pi * k * place) / k for k in range(1, HARMONICS + 1)], dim=1)
 
 
-def pretrain(recipe: Recipe, bank: TokenizerBank, paths: Sequence[Path], state: Path) -> Transformer:
-    """Masked modelling of the token shards; the last shard validates."""
-    objects = load_tokens(paths)
-    train, held = objects[:-SHARD], objects[-SHARD:]
+@dataclass(frozen=True)
+class Pool:
+    """Objects of one folder: what is trained on, and what validates."""
+
+    share: float
+    train: list[Object]
+    held: list[Object]
+
+    @classmethod
+    def of(cls, share: float, objects: list[Object]) -> Pool:
+        cut = len(objects) - max(1, round(HELD * len(objects)))
+        return cls(share, objects[:cut], objects[cut:])
+
+
+VALIDATED = 256
+"""Objects of each folder that validate during training."""
+
+
+def pretrain(recipe: Recipe, bank: TokenizerBank, pools: Sequence[Pool], state: Path) -> Transformer:
+    """Masked modelling of the tokens."""
     model = untrained(bank, recipe.seed)
     schedule = recipe.transformer
-    decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "emb" not in n)]
+    decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n and n != "to_logits"]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "emb" in n or n == "to_logits"]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95), fused=True)
     path = state / "transformer.pt.safetensors"
     step = load_state(path, model, optimiser)
     progress = Progress("pretrain", schedule.steps, step, state / "transformer.csv")
+    shares = np.array([pool.share for pool in pools])
     while step < schedule.steps:
         rng = np.random.default_rng([recipe.seed, 1, step])
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate * schedule.factor(step)
-        batch = [train[i] for i in rng.integers(0, len(train), schedule.batch)]
-        loss = _loss(model, batch, recipe.budget, rng)
+        of = rng.choice(len(pools), schedule.batch, p=shares / shares.sum())
+        batch = [pools[k].train[rng.integers(len(pools[k].train))] for k in of]
+        loss = total(_losses(model, batch, recipe.budget, rng))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
         extra = {}
-        if step % 250 == 0 or step == schedule.steps:
-            with torch.no_grad():
-                fixed = np.random.default_rng(recipe.seed)
-                parts = [held[i : i + schedule.batch] for i in range(0, len(held), schedule.batch)]
-                extra["validation"] = float(np.mean([_loss(model, p, recipe.budget, fixed).item() for p in parts]))
+        if step % 500 == 0 or step == schedule.steps:
+            extra = validate(model, pools, recipe)
             save_state(path, model, optimiser, step)
         progress.update(step, loss=loss.item(), **extra)
     return model
 
 
-def _loss(
-    model: Transformer, batch: Sequence[Mapping[str, NDArray[np.int32]]], budget: Budget, rng: np.random.Generator
-) -> Tensor:
+@torch.no_grad()
+def validate(model: Transformer, pools: Sequence[Pool], recipe: Recipe) -> dict[str, float]:
+    """The loss of objects held out, averaged over folders by their shares, and each target's."""
+    sums: dict[str, list[float]] = {}
+    means = []
+    for pool in pools:
+        rng = np.random.default_rng(recipe.seed)
+        held = pool.held[:VALIDATED]
+        found = [
+            _losses(model, held[i : i + recipe.transformer.batch], recipe.budget, rng)
+            for i in range(0, len(held), recipe.transformer.batch)
+        ]
+        means.append(float(np.mean([total(one).item() for one in found])))
+        for one in found:
+            for key, loss in one.items():
+                sums.setdefault(key, []).append(loss.item())
+    shares = np.array([pool.share for pool in pools])
+    return {"validation": float(shares @ means / shares.sum())} | {key: float(np.mean(v)) for key, v in sums.items()}
+
+
+def _losses(model: Transformer, batch: Sequence[Object], budget: Budget, rng: np.random.Generator) -> dict[str, Tensor]:
     inputs, outputs = list(model.codes.sizes), list(model.target_codes.sizes)
     drawn = budget.draw(rng)
     splits = [split(ids, inputs, outputs, drawn, rng) for ids in batch]
+    # Equal lengths beside each other are computed together.
+    order = sorted(range(len(batch)), key=lambda i: sum(map(len, splits[i].shown.values())))
     # Master weights stay in float32: pure bf16 loses small updates.
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
-        return batch_loss(model, batch, splits)
+        return batch_loss(model, [batch[i] for i in order], [splits[i] for i in order])
+
+
+# ---------------------------------------------------------------------- the folder
 
 
 def write(bank: TokenizerBank, model: Transformer, out: Path) -> None:
@@ -321,14 +460,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True, help="folder of resumable state, outside the checkout")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of the sky and of the weights")
+    parser.add_argument("--data", type=Data.of, action="append", required=True, metavar="FOLDER=SHARE")
+    parser.add_argument("--codecs-from", type=Path, help="a checkpoint whose image and spectrum codecs to go on from")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of the weights and of what is drawn")
+    parser.add_argument("--steps", type=int, default=Recipe.transformer.steps, help="of the transformer")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.state.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(seed=args.seed)
-    bank = train_codecs(recipe, args.state)
-    model = pretrain(recipe, bank, tokenize(recipe, bank, args.state), args.state)
+    schedule = Schedule(**{**asdict(Recipe.transformer), "steps": args.steps})
+    recipe = Recipe(seed=args.seed, transformer=schedule)
+    bank = train_codecs(recipe, args.data, args.state, args.codecs_from)
+    paths = tokenize(args.data, bank, args.state)
+    pools = [Pool.of(one.share, load_tokens(of)) for one, of in zip(args.data, paths, strict=True)]
+    print("objects: " + ", ".join(f"{d.folder.name} {len(p.train)}" for d, p in zip(args.data, pools, strict=True)))
+    model = pretrain(recipe, bank, pools, args.state)
     write(bank, model, args.out)
     print(f"wrote {args.out}; look at it with: albireo validate FILES --model {args.out}")
 

@@ -102,6 +102,13 @@ class TokenStates:
         self.objects += held
         self._arrays.append(rows)
 
+    def join(self, other: TokenStates) -> None:
+        """The objects of other states in the same space, behind these; no row is copied."""
+        assert other.space == self.space, (other.space, self.space)
+        self._at += [(array + len(self._arrays), start) for array, start in other._at]
+        self._arrays += other._arrays
+        self.objects += other.objects
+
 
 class StatesWriter:
     """Writes a folder of token states; `written` are the ids that are in it already.

@@ -28,7 +28,8 @@ LOG_KEYS = frozenset(
 class ScalarTokenizer(Tokenizer[Scalar]):
     """One number, one token. The quantizer is a regular grid for redshift, else a (log) reservoir.
 
-    AION-1's grid for redshift ends at 1: larger redshifts share the last code, and are flagged.
+    AION-1's grid for redshift ends at 1, ours where the configuration's `range` says: larger redshifts share the last
+    code, and are flagged.
     """
 
     n_tokens = 1
@@ -42,7 +43,8 @@ class ScalarTokenizer(Tokenizer[Scalar]):
             raise BadCheckpoint("checkpoint_invalid", "min_log_value does not fit this modality", field=row.key)
         self._quantizer: LinearQuantizer | ReservoirQuantizer
         if "reservoir_size" not in config:
-            self._quantizer = LinearQuantizer(size, (0.0, 1.0))
+            low, high = config.get("range", (0.0, 1.0))
+            self._quantizer = LinearQuantizer(size, (float(low), float(high)))
         elif logarithmic:
             self._quantizer = ReservoirQuantizer(size, int(config["reservoir_size"]), "log", config["min_log_value"])
         else:
