@@ -26,6 +26,7 @@ from albireo.service.commands import (
     settings_of,
     subject_batches,
 )
+from albireo.service.evaluate_cli import evaluate
 from albireo.service.heads_cli import heads_app
 from albireo.service.models_cli import models_app
 from albireo.service.predict_cli import generate, predict
@@ -39,6 +40,7 @@ from albireo.service.printing import (
 )
 from albireo.service.reading_flags import with_reading
 from albireo.service.simulate_cli import simulate
+from albireo.service.verify_checkpoint_cli import verify_checkpoint
 
 if TYPE_CHECKING:
     from albireo.service.core import Embedded
@@ -268,7 +270,9 @@ def search(
 
 command(app, "predict")(predict)
 command(app, "generate")(generate)
+command(app, "evaluate")(evaluate)
 command(app, "simulate")(simulate)
+command(app, "verify-checkpoint")(verify_checkpoint)
 
 
 @command(app, "serve")

@@ -58,7 +58,7 @@ class Matched:
         }
 
 
-class _Meeting:
+class Meeting:
     """Objects that have a label, batch by batch; each object once, and none is lost."""
 
     def __init__(self, labels: Labels) -> None:
@@ -108,7 +108,7 @@ def gather(
     core: Core, batches: Iterable[list[Subject]], labels: Labels, folder: Path, bar: Bar
 ) -> tuple[TokenStates, Matched]:
     """Token states of every labelled object, kept in `folder`; those that are there already are not encoded again."""
-    meeting = _Meeting(labels)
+    meeting = Meeting(labels)
     with StatesWriter(folder, core.engine) as writer:
         before = set(writer.written)
         for subjects in batches:
@@ -176,7 +176,7 @@ def judge(
     columns  of the labels, in the order of the head's targets
     Where the labels are those that the head was fitted on, only the objects of its test part count.
     """
-    meeting = _Meeting(labels)
+    meeting = Meeting(labels)
     ids: list[str] = []
     groups: list[str] = []
     answers: list[Answer] = []

@@ -136,13 +136,13 @@ def fit(
     if out is not None and out.suffix != ".safetensors":
         raise typer.BadParameter(f"{out.name} does not end in .safetensors", param_hint="--out")
     options = reading_options(reading)
-    wanted = Wanted(tuple(target), task, id, group, weights, _missing(missing))
+    wanted = Wanted(tuple(target), task, id, group, weights, missing_values(missing))
     table, stated = read_labels(labels, wanted)
     plan = Plan(
         task=task,
         targets=tuple(target),
         name=name,
-        units=_units(label_unit, stated, target),
+        units=units_of(label_unit, stated, target),
         pooling=pooling,
         network=network,
         group=group,
@@ -187,7 +187,7 @@ def fit(
     hint.append(f"next: albireo predict {path if out else name} FILES")
     tell(
         answer,
-        "\n".join([*_matched_lines(matched), *card_lines(about), f"kept in {path}"]),
+        "\n".join([*matched_lines(matched), *card_lines(about), f"kept in {path}"]),
         "\n".join(hint),
         json_output,
     )
@@ -309,7 +309,7 @@ def evaluate(
     if len(columns) != len(shelved.targets):
         told = f"the head tells {plural(len(shelved.targets), 'thing')}: {', '.join(shelved.targets)}"
         raise typer.BadParameter(f"{told}; {len(columns)} columns are named", param_hint="--target")
-    table = _labels_for(shelved, labels, Wanted(columns, shelved.task, id, missing=_missing(missing)))
+    table = _labels_for(shelved, labels, Wanted(columns, shelved.task, id, missing=missing_values(missing)))
     batches = subject_batches(expanded(files), options, None, join)
     judged = judge(core, batches, table, shelved, columns, progress_bar)
     if report is not None:
@@ -330,7 +330,7 @@ def evaluate(
     ]
     if judged.seen:
         lines.append(f"{plural(judged.seen, 'object')} had a part in the fit: not counted")
-    tell(answer, "\n".join([*lines, *_matched_lines(matched)]), f"report: {report}" if report else None, json_output)
+    tell(answer, "\n".join([*lines, *matched_lines(matched)]), f"report: {report}" if report else None, json_output)
     return 1 if matched.failed else 0
 
 
@@ -364,7 +364,7 @@ def _left_out(matched: Matched) -> dict[str, int]:
     }
 
 
-def _matched_lines(matched: Matched) -> list[str]:
+def matched_lines(matched: Matched) -> list[str]:
     """What was left out, and for what reason."""
     lost, idle = matched.without_object, matched.without_label
     lines = []
@@ -377,7 +377,7 @@ def _matched_lines(matched: Matched) -> list[str]:
     return lines
 
 
-def _missing(text: str | None) -> tuple[float, ...] | None:
+def missing_values(text: str | None) -> tuple[float, ...] | None:
     """Numbers that stand for no value; () for "none", None if nothing was said."""
     if text is None or text == "none":
         return None if text is None else ()
@@ -388,7 +388,7 @@ def _missing(text: str | None) -> tuple[float, ...] | None:
         raise typer.BadParameter(told, param_hint="--missing") from None
 
 
-def _units(pairs: list[str] | None, stated: Mapping[str, str], targets: list[str]) -> dict[str, str]:
+def units_of(pairs: list[str] | None, stated: Mapping[str, str], targets: list[str]) -> dict[str, str]:
     """Target -> unit, as the table or the options state it; that both do, and differ, is wrong usage."""
     units = dict(stated)
     for pair in pairs or []:

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 OPTIONAL = {
     "index/flat.py": "cpu",
     "models": "train",
+    "models/aion_package.py": "aion",
     "observations/simulation": "train",
     "observations/sky_cells.py": "train",
     "models/triton_kernels.py": "gpu",

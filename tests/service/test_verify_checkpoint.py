@@ -1,0 +1,214 @@
+"""`albireo verify-checkpoint`: the shipped checkpoint passes, a changed weight is seen, and every failure is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from albireo.observations.errors import BadInput
+from albireo.observations.modalities import AION_KEYS
+from albireo.service.cli import app
+from albireo.service.recipe import MAKE, RECIPE, Recipe, checks
+from albireo.service.shelf import Shelf
+from albireo.service.verify_checkpoint import Check, Evidence, Measured, NotPossible, verify
+from albireo.service.verify_checkpoint_rows import spiked
+from albireo.tokenizers.checkpoint import MINI
+
+OWN = "its own answers"
+Report = dict[str, Any]
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["verify-checkpoint", *(str(a) for a in arguments)])
+
+
+def states(report: Report, group: str | None = None) -> dict[str, str]:
+    return {one["name"]: one["state"] for one in report["checks"] if group in (None, one["group"])}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Report]:
+    """The command on the shipped checkpoint: what it printed, and its report."""
+    out = tmp_path_factory.mktemp("report") / "report.json"
+    done = call("albireo-mini", "--out", out)
+    return done, json.loads(out.read_text())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MINI, tmp_path / "mini"))
+
+
+def change(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+
+
+def test_the_shipped_checkpoint_passes(shipped: tuple[Result, Report]) -> None:
+    done, report = shipped
+    wrong = [one for one in report["checks"] if one["state"] == "failed"]
+    assert wrong == [], f"if its weights are new: {MAKE}"
+    assert (done.exit_code, report["ok"]) == (0, True)
+    own = states(report, OWN)
+    assert set(own.values()) == {"passed"}, own
+    assert set(own) == {"identity", "known answer", "tokens", "embeddings", "neighbours", "heads"}
+    files = states(report, "files")
+    assert {name for name, state in files.items() if state == "not possible"} == {
+        "bytes", "modalities", "vocabularies", "size",
+    }  # fmt: skip
+    assert set(states(report, "the released package").values()) == {"not possible"}
+    assert "passed" in set(states(report, "meaning").values())
+
+
+def test_what_is_printed_names_every_check(shipped: tuple[Result, Report]) -> None:
+    done, report = shipped
+    for one in report["checks"]:
+        assert one["name"] in done.stdout
+        assert one["expected"]
+        assert one["measured"]
+    summary = report["summary"]
+    assert summary in done.stdout
+    assert f"{report['counts']['passed']} passed, 0 failed" in summary
+    assert report["checkpoint"]["fingerprint"] in summary
+    assert report["software"]["torch"] in summary
+
+
+def test_the_recipe_is_of_every_head_that_is_shipped() -> None:
+    recipe = Recipe.read(MINI)
+    assert recipe is not None, MAKE
+    assert {*Shelf({"shipped": MINI / "heads"}).names()} == set(recipe.heads), MAKE
+    assert len(recipe.embeddings) == 16
+    assert {"probe-1", *recipe.embeddings} == set(recipe.tokens)
+
+
+def test_one_weight_of_the_encoder(folder: Path) -> None:
+    change(folder / "model.safetensors", lambda t: t["encoder.2.mlp.fc1.weight"].view(-1)[7:8].add_(30.0))
+    done = call(folder, "--json")
+    report = json.loads(done.stdout)
+    assert done.exit_code == 1
+    failed = {name for name, state in states(report, OWN).items() if state == "failed"}
+    assert {"identity", "known answer", "embeddings"} <= failed
+    assert "tokens" not in failed
+    assert "FAILED its own answers, embeddings: expected" in report["summary"]
+
+
+def test_one_weight_of_a_codec(folder: Path) -> None:
+    """A bias of the last layer before the quantizer moves one digit of every code."""
+    change(folder / "codecs/image/model.safetensors", lambda t: t["pre_quant_proj.bias"][:1].add_(2.0))
+    evidence = Evidence(folder, package=False)
+    found = {one.name: one for one in verify(checks(Recipe.read(folder)), evidence)}
+    assert (found["identity"].state, found["tokens"].state) == ("failed", "failed")
+    assert "tok_image" in found["tokens"].measured
+    assert "tok_flux" not in found["tokens"].measured
+
+
+def test_a_codebook_in_the_place_of_another(folder: Path) -> None:
+    """Of other units or upside down it is seen without any recipe."""
+    (folder / RECIPE).unlink()
+    shutil.copyfile(folder / "codecs/g_cmodel_mag/model.safetensors", folder / "codecs/EBV/model.safetensors")
+    change(folder / "codecs/a_g/model.safetensors", _turned_round)
+    done = call(folder, "--json", "--no-package")
+    report = json.loads(done.stdout)
+    assert done.exit_code == 1
+    (wrong,) = [one for one in report["checks"] if one["name"] == "codebooks"]
+    assert wrong["state"] == "failed"
+    assert "tok_ebv goes from" in wrong["measured"]
+    assert "tok_a_g does not increase" in wrong["measured"]
+    assert states(report, OWN) == {"recipe": "not possible"}
+    meaning = [one for one in report["checks"] if one["group"] == "meaning"]
+    assert {one["state"] for one in meaning} == {"not possible"}
+    assert all("not judged" in one["measured"] for one in meaning if one["value"] is not None)
+
+
+def _turned_round(tensors: dict[str, torch.Tensor]) -> None:
+    (name,) = [name for name in tensors if name.endswith("_index_to_val")]
+    tensors[name] = tensors[name].flip(0).contiguous()
+
+
+def test_a_folder_that_does_not_open(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    done = call(folder, "--json")
+    report = json.loads(done.stdout)
+    assert done.exit_code == 1
+    by_state = {state: [n for n, s in states(report).items() if s == state] for state in ("passed", "failed")}
+    assert by_state == {"passed": [], "failed": ["layout"]}
+    assert report["checkpoint"]["fingerprint"] is None
+
+
+def test_a_network_that_does_not_open(folder: Path) -> None:
+    """Said once, by the check that opens it; what is known without it is still told."""
+    change(folder / "model.safetensors", lambda t: t.pop("encoder.0.attn.qkv.weight"))
+    report = json.loads(call(folder, "--json").stdout)
+    failed = [name for name, state in states(report).items() if state == "failed"]
+    assert failed == ["tensors", "network"]
+    assert states(report, "files")["layout"] == "passed"
+    assert {one["measured"] for one in report["checks"] if one["group"] == OWN} == {"the checkpoint does not open"}
+
+
+def test_a_damaged_recipe(folder: Path) -> None:
+    (folder / RECIPE).write_text("{}")
+    found = list(verify(checks(Recipe.found(folder)), Evidence(folder)))
+    assert [(one.name, one.state) for one in found] == [("recipe", "failed")]
+
+
+def test_a_recipe_is_written_as_it_is_read(tmp_path: Path) -> None:
+    recipe = Recipe.read(MINI)
+    assert recipe is not None
+    recipe.write(tmp_path)
+    assert (tmp_path / RECIPE).read_bytes() == (MINI / RECIPE).read_bytes()
+    assert (MINI / RECIPE).stat().st_size < 200_000
+
+
+def test_a_check_that_fails_takes_no_other_down() -> None:
+    def refused(evidence: Evidence) -> Measured:
+        raise BadInput("not_finite", "no number")
+
+    def cut(evidence: Evidence) -> Measured:
+        raise NotPossible("not here")
+
+    def broken(evidence: Evidence) -> Measured:
+        return Measured(bool(1 / 0), "")
+
+    def good(evidence: Evidence) -> Measured:
+        return Measured(True, "as expected", 1.0, "1 within 0.1")
+
+    rows = [Check("g", str(i), "e", "s", measure) for i, measure in enumerate((refused, cut, broken, good))]
+    rows.append(Check("g", "of AION-1", "e", "s", good, of_aion=True))
+    found = list(verify(rows, Evidence(MINI)))
+    assert [one.state for one in found] == ["failed", "not possible", "failed", "passed", "not possible"]
+    assert [one.measured for one in found[:3]] == [
+        "not_finite: no number", "not here", "ZeroDivisionError: division by zero",
+    ]  # fmt: skip
+    assert (found[3].expected, found[3].value) == ("1 within 0.1", 1.0)
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    from albireo.models.aion_package import installed
+
+    assert installed() == metadata.version("polymathic-aion")
+
+    def gone(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", gone)
+    assert installed() is None
+
+
+def test_the_spiked_spectrum() -> None:
+    """As it was given to the released code: a masked spike and a mask around it."""
+    grid, flux, mask = spiked()
+    assert (grid[0], len(grid), flux[150], int(mask.sum())) == (3600, 7781, 1e4, 100)
+    assert np.flatnonzero(mask)[0] == 100
+    assert len(AION_KEYS) == 40
