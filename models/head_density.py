@@ -1,26 +1,31 @@
-"""Redshift as a density on a grid: a mixture whose components are where the training objects are."""
+"""Redshift as a density on a grid: a mixture of logistic distributions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import norm
 from torch import Tensor
 from torch.nn import functional as nnf
 
 from albireo.models.applicability import RANGE
 from albireo.models.calibration import conformal_quantile, log_softmax, temperature
-from albireo.models.head_tasks import Sample, Told
+from albireo.models.head_tasks import Line, Sample, Told
 from albireo.models.heads import LEVELS, Card, Number, Prior
 from albireo.models.redshift import Posterior
 from albireo.observations.errors import BadInput
 
 Doubles = NDArray[np.float64]
 Array = NDArray[Any]
+
+COMPONENTS = 8
+FIRST_BACKGROUND = 0.02
+"""Share of the training n(z) in the mixture, over that of another component, before the first step."""
 
 FLOOR = 1e-3
 """Share of the training n(z) that is spread evenly over the grid, so that it is nowhere zero."""
@@ -33,25 +38,22 @@ PRIOR_OUTSIDE = 0.01
 class Density:
     """Redshift, as a density on the V cells of `edges`, which are alike in u = ln(1 + z).
 
-    A softmax over K coarse places and, at each, where exactly and how wide: a mixture of K logistic distributions, cut
-    off at the ends of the grid. The places are quantiles of the training redshifts, so that they are dense where the
-    objects are; a place keeps within two of its spacings. One component more is the training n(z) itself, for when
-    nothing else is known. So a density is as fine as a spectrum makes it (a cell is 600 km/s, the narrowest component
-    about as wide), and as few as 300 labels make it smooth: there is no weight that belongs to one cell, and no label
-    has to be smeared over its neighbours.
+    A mixture of COMPONENTS logistic distributions, each where and as wide as the network says, cut off at the ends of
+    the grid. One component more is the training n(z) itself, for when nothing else is known. So a density is as fine as
+    a spectrum makes it (a cell is 600 km/s, the narrowest component about as wide), and as few as 300 labels make it
+    smooth: there is no weight that belongs to one cell, and none that only objects of one redshift could teach.
 
-    edges        (V + 1,) redshift
-    places       (K,) u, ascending
-    spacing      (K,) u, half the way between the neighbours
-    prior        (V,) n(z) of the training objects, nowhere zero
-    low, high    RANGE of the training redshifts
-    temperature  by which logarithms of probabilities are divided
-    levels       (levels,) what central share of the density covers LEVELS of objects
+    edges           (V + 1,) redshift
+    centre, spread  of the training u: mean and standard deviation
+    prior           (V,) n(z) of the training objects, nowhere zero
+    low, high       RANGE of the training redshifts
+    temperature     by which logarithms of probabilities are divided
+    levels          (levels,) what central share of the density covers LEVELS of objects
     """
 
     edges: Doubles
-    places: Doubles
-    spacing: Doubles
+    centre: float
+    spread: float
     prior: Doubles
     low: float
     high: float
@@ -62,26 +64,40 @@ class Density:
     def fit(cls, edges: Doubles, truth: Doubles, weights: Doubles) -> Density:
         """For training redshifts (n,), all inside the grid."""
         u, cells = np.log1p(truth), np.log1p(edges)
-        k = int(np.clip(len(u) // 10, 8, 64))
-        places = np.quantile(u, (np.arange(k) + 0.5) / k)
-        around = np.concatenate([[2 * places[0] - places[1]], places, [2 * places[-1] - places[-2]]])
-        spacing = np.maximum((around[2:] - around[:-2]) / 2, cells[1] - cells[0])
+        centre = float(np.average(u, weights=weights))
+        spread = float(np.sqrt(np.average((u - centre) ** 2, weights=weights)))
         low, high = np.percentile(truth, RANGE)
-        return cls(edges, places, spacing, _smooth(cells, u, weights), float(low), float(high))
+        prior = _smooth(cells, u, weights)
+        return cls(edges, centre, max(spread, float(cells[1])), prior, float(low), float(high))
 
     @classmethod
     def restore(cls, card: Card, arrays: Mapping[str, Array]) -> Density:
-        edges, places, spacing, prior = (arrays[name] for name in ("edges", "places", "spacing", "prior"))
-        low, high, temper = arrays["scalars"].tolist()
-        return cls(edges, places, spacing, prior, low, high, temper, arrays["levels"])
+        centre, spread, low, high, temper = arrays["scalars"].tolist()
+        return cls(arrays["edges"], centre, spread, arrays["prior"], low, high, temper, arrays["levels"])
 
     def arrays(self) -> dict[str, Array]:
-        kept = {name: getattr(self, name) for name in ("edges", "places", "spacing", "prior", "levels")}
-        return {**kept, "scalars": np.array([self.low, self.high, self.temperature])}
+        scalars = np.array([self.centre, self.spread, self.low, self.high, self.temperature])
+        return {"edges": self.edges, "prior": self.prior, "levels": self.levels, "scalars": scalars}
 
     @property
     def n_outputs(self) -> int:
-        return 3 * len(self.places) + 1
+        return 3 * COMPONENTS + 1
+
+    def scaled(self, truth: Doubles) -> Doubles:
+        """(n, 1) u of redshifts (n,) in units of `spread` from `centre`."""
+        return (np.log1p(truth[:, None]) - self.centre) / self.spread
+
+    def start(self, lines: Sequence[Line]) -> tuple[Doubles, Doubles]:
+        """Read-out (O, F) and bias (O,) that give a normal distribution around the regression line of `scaled`."""
+        (line,) = lines
+        c = COMPONENTS
+        weight, bias = np.zeros((self.n_outputs, len(line.slopes))), np.zeros(self.n_outputs)
+        bias[c] = np.log(FIRST_BACKGROUND)
+        weight[c + 1 : 2 * c + 1] = line.slopes
+        # Variances add up: 0.8^2 of the places, and (0.35 pi)^2 / 3 of a logistic distribution.
+        bias[c + 1 : 2 * c + 1] = line.middle + 0.8 * line.spread * norm.ppf((np.arange(c) + 0.5) / c)
+        bias[2 * c + 1 :] = np.log(0.35 * line.spread)
+        return weight, bias
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Minus the logarithm of the density in a cell's width: cross entropy in the limit of narrow cells."""
@@ -100,17 +116,18 @@ class Density:
         return float(np.log1p(self.edges[-1]) - np.log1p(self.edges[0])) / len(self.prior)
 
     def _mixture(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of the shares (B, K + 1), the background's last; places and widths (B, K), in u."""
-        k = len(self.places)
-        places, spacing = (torch.from_numpy(x).to(outputs) for x in (self.places, self.spacing))
-        end = float(np.log1p(self.edges[-1]))
-        share, offset, width = outputs.split([k + 1, k, k], dim=1)
-        at = (places + spacing * 2 * torch.tanh(offset / 2)).clamp(float(np.log1p(self.edges[0])), end)
+        """Logarithms of the shares (B, C + 1), the background's last; places and widths (B, C), in u."""
+        c = COMPONENTS
+        low, high = float(np.log1p(self.edges[0])), float(np.log1p(self.edges[-1]))
+        share, at, width = outputs.split([c + 1, c, c], dim=1)
+        at = self.centre + self.spread * at
+        # At an end of the grid a component still feels where it should be.
+        at = at + (at.clamp(low, high) - at).detach()
         # A logistic distribution of this least width has a standard deviation of 0.9 cells.
-        return share.log_softmax(dim=1), at, self._cell / 2 + spacing * torch.exp(width.clamp(-6, 3)) / 2
+        return share.log_softmax(dim=1), at, self._cell / 2 + self.spread * torch.exp(width.clamp(-9, 3))
 
     def _inside(self, at: Tensor, width: Tensor) -> Tensor:
-        """(B, K) how much of each component is inside the grid: half of it or more if it is narrow."""
+        """(B, C) how much of each component is inside the grid: half of it or more if it is narrow."""
         low, high = float(np.log1p(self.edges[0])), float(np.log1p(self.edges[-1]))
         return torch.sigmoid((high - at) / width) - torch.sigmoid((low - at) / width)
 

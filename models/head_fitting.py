@@ -161,7 +161,7 @@ def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = la
     def build() -> HeadNetwork:
         network = HeadNetwork(plan.pooling, plan.network, states.dim, len(known), plan.queries, task.n_outputs)
         network.standardise(parts[0].rows)
-        if plan.network == "linear" and isinstance(task, Quantiles):
+        if not isinstance(task, Classes):
             start_from_ridge(network, task, parts[0], parts[1])
         return network
 
@@ -328,7 +328,7 @@ def _truth(data: Labelled, plan: Plan, classes: Sequence[str]) -> NDArray[Any]:
     return np.maximum(z, 0.0)
 
 
-def _task(plan: Plan, training: Part, classes: Sequence[str]) -> HeadTask:
+def _task(plan: Plan, training: Part, classes: Sequence[str]) -> Quantiles | Classes | Density:
     if plan.task == "classification":
         return Classes.fit(classes, training.truth, training.weights, plan.balanced)
     if plan.task == "redshift":

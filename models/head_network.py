@@ -58,8 +58,8 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
     kinds = np.array([number.get(key, -1) for key in keys], dtype=np.int64)
     if (kinds < 0).any():
         values, kinds = values[kinds >= 0], kinds[kinds >= 0]
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float16).astype(np.float32)
+    # By torch, which has instructions for it.
+    values = torch.from_numpy(np.array(values, np.float32)).half().float().numpy()
     if not np.isfinite(values).all():
         raise BadInput("not_finite", "token states do not fit in half precision", field="states")
     if not len(kinds) or pooling == "attentive":
@@ -86,6 +86,7 @@ class HeadNetwork(nn.Module):
     """`forward` gives outputs (B, O) and the features (B, F) under them.
 
     kinds  number of modalities that it knows; "mean" makes no difference between them
+    The read-out is linear; "mlp" adds to it what a hidden layer makes of the features, which is nothing at first.
     """
 
     centre: Tensor
@@ -97,43 +98,63 @@ class HeadNetwork(nn.Module):
         kinds = 1 if pooling == "mean" else kinds
         self.register_buffer("centre", torch.zeros(kinds, dim))
         self.register_buffer("scale", torch.ones(kinds, dim))
-        if pooling == "mean":
-            features = dim
-        elif pooling == "mean_per_modality":
+        features = dim
+        if pooling == "mean_per_modality":
             features = PER_MODALITY
-            self.maps = nn.Parameter(torch.randn(kinds, dim, features) / math.sqrt(dim))
-            self.presence = nn.Parameter(torch.zeros(kinds, features))
-        else:
+            self.maps = nn.Parameter(torch.randn(kinds, dim + 1, features) / math.sqrt(dim))
+            with torch.no_grad():
+                self.maps[:, dim] = 0
+        elif pooling == "attentive":
             features = queries * PER_QUERY
             self.queries = nn.Parameter(torch.randn(queries, dim) / 2)
             self.preference = nn.Parameter(torch.zeros(queries, kinds))
             self.maps = nn.Parameter(torch.randn(queries, dim, PER_QUERY) / math.sqrt(dim))
-        self.readout: nn.Module = (
-            nn.Linear(features, outputs)
-            if network == "linear"
-            else nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, outputs))
-        )
+        self.readout = nn.Linear(features, outputs)
+        self.deep: nn.Module | None = None
+        if network == "mlp":
+            last = nn.Linear(HIDDEN, outputs)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.deep = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), last)
 
     def forward(self, values: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(values, kinds)
-        return self.readout(features), features
+        outputs = self.readout(features)
+        return (outputs if self.deep is None else outputs + self.deep(features)), features
 
     def features(self, values: Tensor, kinds: Tensor) -> Tensor:
         """(B, F) of states (B, N, D); rows of kind -1 have no influence."""
+        pooled = self.pooled(values, kinds)
+        if self.pooling == "mean":
+            return pooled[:, 0]
+        if self.pooling == "mean_per_modality":
+            return torch.einsum("bkd,kdf->bf", pooled, self.maps)
+        return torch.einsum("bqd,qdf->bqf", pooled, self.maps).flatten(1)
+
+    def pooled(self, values: Tensor, kinds: Tensor) -> Tensor:
+        """What the maps are of: (B, 1, D) the mean, (B, K, D + 1) of modalities and 1 if there, or (B, Q, D)."""
         there = kinds >= 0
         at = kinds.clamp(min=0)
         x = (values - self.centre[at]) / self.scale[at] * there[..., None]
         if self.pooling == "mean":
-            return x[:, 0]
+            return x
         if self.pooling == "mean_per_modality":
             # One row a modality: by modality they are dense, and absent ones are zero.
             one_hot = nn.functional.one_hot(at, len(self.maps)).to(x) * there[..., None]
-            by_kind = torch.einsum("bnk,bnd->bkd", one_hot, x)
-            return torch.einsum("bkd,kdf->bf", by_kind, self.maps) + one_hot.sum(dim=1) @ self.presence
+            return torch.einsum("bnk,bnd->bkd", one_hot, torch.cat([x, there[..., None].to(x)], dim=2))
         logits = x @ self.queries.T / math.sqrt(x.shape[-1]) + self.preference.T[at]
         attention = logits.masked_fill(~there[..., None], -math.inf).softmax(dim=1)
-        pooled = torch.einsum("bnq,bnd->bqd", attention, x)
-        return torch.einsum("bqd,qdf->bqf", pooled, self.maps).flatten(1)
+        return torch.einsum("bnq,bnd->bqd", attention, x)
+
+    @torch.no_grad()
+    def tell(self, slopes: Tensor) -> Tensor:
+        """Let features tell T linear combinations of what is pooled, slopes (T, groups, D); which, (T, F)."""
+        if self.pooling == "mean":
+            return slopes[:, 0]
+        told = len(slopes)
+        self.maps[..., :told] = slopes.permute(1, 2, 0)
+        groups = 1 if self.pooling == "mean_per_modality" else len(self.maps)
+        return torch.eye(told, self.maps.shape[-1]).repeat(1, groups)
 
     @torch.no_grad()
     def standardise(self, rows: Sequence[Rows]) -> None:
@@ -163,6 +184,12 @@ class HeadNetwork(nn.Module):
             self.maps.div_(spreads)
         else:
             self.maps.div_(spreads.view(len(self.queries), 1, -1))
+
+
+@torch.inference_mode()
+def run_pooled(network: HeadNetwork, rows: Sequence[Rows]) -> NDArray[np.float64]:
+    """What is pooled of objects, (n, groups, D)."""
+    return torch.cat([network.pooled(*collate(batch)) for batch in _batches(rows)]).double().numpy()
 
 
 @torch.inference_mode()

@@ -51,6 +51,14 @@ class Told(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
+class Line(NamedTuple):
+    """Regression of a standardised label: slopes (F,) of the features, value without them, and what is left over."""
+
+    slopes: Doubles
+    middle: float
+    spread: float
+
+
 class HeadTask(Protocol):
     """What `fit` and `predict` need of a task."""
 
@@ -118,6 +126,13 @@ class Quantiles:
     def scaled(self, truth: Doubles) -> Doubles:
         """Labels (n, T) in units of `spread` from `centre`."""
         return (truth - self.centre) / self.spread
+
+    def start(self, lines: Sequence[Line]) -> tuple[Doubles, Doubles]:
+        """Read-out (O, F) and bias (O,) that give the quantiles of a normal distribution around each line."""
+        steps = len(FRACTIONS) - 1
+        weight = np.concatenate([[line.slopes, *[np.zeros_like(line.slopes)] * steps] for line in lines])
+        bias = np.concatenate([[line.middle, *[np.log(np.expm1(line.spread))] * steps] for line in lines])
+        return weight, bias
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         scaled = (truth - torch.from_numpy(self.centre)) / torch.from_numpy(self.spread)

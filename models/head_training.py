@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
-from albireo.models.head_network import AT_ONCE, HeadNetwork, Rows, collate, reduce, run
-from albireo.models.head_tasks import FRACTIONS, HeadTask, Quantiles
+from albireo.models.head_density import Density
+from albireo.models.head_network import AT_ONCE, PER_MODALITY, HeadNetwork, Rows, collate, reduce, run, run_pooled
+from albireo.models.head_tasks import HeadTask, Line, Quantiles
 from albireo.models.heads import Pooling
 from albireo.models.token_states import TokenStates
 
@@ -25,8 +27,11 @@ DECAYS = (0.01, 0.3, 3.0)
 STEPS = 5_000
 """Steps that a fit takes, about, unless there are so many objects that they need more."""
 
-PENALTIES = np.logspace(-5, 1, 13)
-"""Of ridge regression, in variances of a feature."""
+PENALTIES = np.logspace(-5, 3, 17)
+"""Of ridge regression, in variances of what is pooled."""
+
+MOST = 2_000
+"""Objects that a ridge regression is made of, if what is pooled has more numbers than this."""
 
 RATE = 2e-3
 REACH = 0.24
@@ -35,9 +40,13 @@ REACH = 0.24
 PATIENCE = 0.25
 """Share of all epochs after which a fit that gets no better ends."""
 
+SIDE_BY_SIDE = 1 << 26
+"""Numbers up to which training objects are put side by side once, not batch by batch."""
+
 IN_MEMORY = 1 << 30
 """Bytes of token states up to which attentive pooling keeps them in memory while it is fitted."""
 
+Doubles = NDArray[np.float64]
 Array = NDArray[Any]
 
 
@@ -87,11 +96,13 @@ def train(
     if epochs is None:
         epochs = int(np.clip(STEPS * batch // len(training), 20, 150))
     found: list[Trained] = []
-    for number, decay in enumerate(decays):
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = build()
+        for number, decay in enumerate(decays):
             torch.manual_seed(seed)
             tell = partial(_tell, progress, number * epochs, len(decays) * epochs)
-            found.append(_train(build(), task, training, validation, decay, epochs, batch, seed, tell))
+            found.append(_train(deepcopy(first), task, training, validation, decay, epochs, batch, seed, tell))
     progress(len(decays) * epochs, len(decays) * epochs)
     return min(found, key=lambda one: one.loss)
 
@@ -115,6 +126,7 @@ def _train(
     optimiser = torch.optim.AdamW(_groups(network, decay), lr=RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     order = np.random.default_rng(seed)
+    batch_of = _batches(training.rows)
     best = Trained(network, loss_of(network, task, validation), decay, 0, ())
     kept = _copy(network)
     curve: list[tuple[float, float]] = []
@@ -122,8 +134,8 @@ def _train(
         network.train()
         total = 0.0
         for at in np.array_split(order.permutation(len(training)), -(-len(training) // batch)):
-            outputs, _ = network(*collate([training.rows[i] for i in at]))
             chosen = torch.from_numpy(at)
+            outputs, _ = network(*batch_of(chosen))
             loss = (task.loss(outputs, truth[chosen]) * weights[chosen]).mean()
             optimiser.zero_grad()
             loss.backward()
@@ -140,6 +152,15 @@ def _train(
             break
     network.load_state_dict(kept)
     return Trained(network.eval(), best.loss, decay, best.epoch, tuple(curve))
+
+
+def _batches(rows: Sequence[Rows]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Numbers of objects -> what the network reads of them; objects that are few numbers lie side by side already."""
+    size = max((rows[i].values.size for i in range(min(len(rows), 200))), default=0)
+    if isinstance(rows, StateRows) or size * len(rows) > SIDE_BY_SIDE:
+        return lambda chosen: collate([rows[i] for i in chosen.tolist()])
+    values, kinds = collate(rows)
+    return lambda chosen: (values[chosen], kinds[chosen])
 
 
 def _groups(network: HeadNetwork, decay: float) -> list[dict[str, Any]]:
@@ -177,31 +198,44 @@ class StateRows(Sequence[Rows]):
 
 
 @torch.no_grad()
-def start_from_ridge(network: HeadNetwork, task: Quantiles, training: Part, validation: Part) -> None:
-    """Set a linear read-out to ridge regression on the features as they are: a start that takes no step.
+def start_from_ridge(network: HeadNetwork, task: Quantiles | Density, training: Part, validation: Part) -> None:
+    """Let the network begin as ridge regression on what it pools: a start that takes no step."""
+    if task.scaled(training.truth).shape[1] > PER_MODALITY:
+        return
+    chosen = np.arange(0, len(training), -(-len(training) // MOST))
+    if np.prod(network.pooled(*collate([training.rows[0]])).shape) <= MOST:
+        chosen = np.arange(len(training))
+    x, x_new = (run_pooled(network, rows) for rows in ([training.rows[i] for i in chosen], validation.rows))
+    y, y_new = task.scaled(training.truth[chosen]), task.scaled(validation.truth)
+    lines = ridge(x.reshape(len(x), -1), y, training.weights[chosen], x_new.reshape(len(x_new), -1), y_new)
+    told = network.tell(torch.tensor(np.stack([line.slopes for line in lines])).float().unflatten(1, x.shape[1:]))
+    weight, bias = task.start([line._replace(slopes=row) for line, row in zip(lines, told.numpy(), strict=True)])
+    network.readout.weight.copy_(torch.from_numpy(weight))
+    network.readout.bias.copy_(torch.from_numpy(bias))
 
-    The penalty is the best on the validation part, for each target; steps to the quantiles are those of a normal
-    distribution with the residuals' spread.
-    """
-    assert isinstance(network.readout, nn.Linear)
-    x, x_new = (run(network, part.rows)[1] for part in (training, validation))
-    y, y_new = task.scaled(training.truth), task.scaled(validation.truth)
-    weight, bias = np.zeros((len(task.names), len(FRACTIONS), x.shape[1])), np.zeros((len(task.names), len(FRACTIONS)))
-    for t in range(len(task.names)):
-        there, there_new = np.isfinite(y[:, t]), np.isfinite(y_new[:, t])
-        w = training.weights[there] / training.weights[there].sum()
-        x_mean, y_mean = w @ x[there], w @ y[there, t]
-        off = x[there] - x_mean
-        values, vectors = np.linalg.eigh(off.T * w @ off)
-        along = vectors.T @ (off.T @ (w * (y[there, t] - y_mean)))
-        slopes = vectors @ (along[:, None] / (values.clip(0)[:, None] + PENALTIES))
-        errors = ((x_new[there_new] - x_mean) @ slopes + y_mean - y_new[there_new, t][:, None]) ** 2
-        best = int(errors.mean(axis=0).argmin()) if len(errors) else len(PENALTIES) // 2
-        spread = np.sqrt(w @ (off @ slopes[:, best] + y_mean - y[there, t]) ** 2)
-        weight[t, 0], bias[t, 0] = slopes[:, best], y_mean - x_mean @ slopes[:, best]
-        bias[t, 1:] = np.log(np.expm1(max(spread, 1e-3)))
-    network.readout.weight.copy_(torch.from_numpy(weight.reshape(-1, x.shape[1])))
-    network.readout.bias.copy_(torch.from_numpy(bias.reshape(-1)))
+
+def ridge(x: Doubles, y: Doubles, weights: Doubles, x_new: Doubles, y_new: Doubles) -> list[Line]:
+    """Regressions of labels y (n, T) with NaN = missing on x (n, P), each with the penalty best for x_new, y_new."""
+    lines: dict[int, Line] = {}
+    there = np.isfinite(y)
+    for mask in np.unique(there, axis=1).T:
+        targets = np.flatnonzero((there == mask[:, None]).all(axis=0))
+        w = weights[mask] / weights[mask].sum()
+        x_mean, y_mean = w @ x[mask], w @ y[mask][:, targets]
+        off, aims = np.sqrt(w)[:, None] * (x[mask] - x_mean), np.sqrt(w)[:, None] * (y[mask][:, targets] - y_mean)
+        # The same by the covariance of objects or of numbers, whichever is smaller.
+        few = len(off) < off.shape[1]
+        values, vectors = np.linalg.eigh(off @ off.T if few else off.T @ off)
+        along = vectors.T @ (aims if few else off.T @ aims)
+        for k, t in enumerate(targets.tolist()):
+            slopes = vectors @ (along[:, k, None] / (values.clip(0)[:, None] + PENALTIES))
+            slopes = off.T @ slopes if few else slopes
+            new = np.isfinite(y_new[:, t])
+            errors = (((x_new[new] - x_mean) @ slopes + y_mean[k] - y_new[new, t, None]) ** 2).mean(axis=0)
+            best = int(errors.argmin())
+            middle, spread = float(y_mean[k] - x_mean @ slopes[:, best]), float(np.sqrt(errors[best]))
+            lines[t] = Line(slopes[:, best], middle, max(spread, 1e-3))
+    return [lines[t] for t in range(y.shape[1])]
 
 
 @torch.no_grad()

@@ -108,7 +108,7 @@ def test_an_absent_modality_has_no_influence(made: Toys, other: Toys) -> None:
     at = [i for i, one in enumerate(other.observations) if "tok_image" not in one.data]
     without = other.part(at)
     for pooling, about_images in (
-        ("mean_per_modality", {"network.maps": (0,), "network.presence": (0,)}),
+        ("mean_per_modality", {"network.maps": (0,)}),
         ("attentive", {"network.preference": (slice(None), 0)}),
     ):
         head = made.fit(Plan("regression", ("t",), pooling=pooling, epochs=1))
@@ -159,9 +159,8 @@ def test_a_file_is_small(pooling: Pooling, tmp_path: Path) -> None:
     head = wide.fit(Plan("redshift", ("redshift",), pooling=pooling, epochs=1, parts=(0.6, 0.2, 0.2, 0.0)))
     head.save(tmp_path / "head.safetensors")
     size = (tmp_path / "head.safetensors").stat().st_size
-    outputs = len(head.arrays["network.readout.3.bias"])
-    # 193 outputs: 64 components, as many as there are.
-    few, many = (_bytes(HeadNetwork(pooling, "mlp", 256, kinds, 8, n)) for kinds, n in ((3, outputs), (28, 193)))
+    outputs = len(head.arrays["network.readout.bias"])
+    few, many = (_bytes(HeadNetwork(pooling, "mlp", 256, kinds, 8, outputs)) for kinds in (3, 28))
     assert few < size
     assert size + many - few < 2_000_000
 
@@ -194,7 +193,7 @@ def test_what_is_no_head_is_told(redshift: Head, tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_told(redshift: Head, other: Toys) -> None:
-    arrays = {name: array for name, array in redshift.arrays.items() if name != "network.presence"}
+    arrays = {name: array for name, array in redshift.arrays.items() if name != "network.maps"}
     with pytest.raises(BadInput) as caught:
         Head(redshift.card, arrays).predict(other.embeddings, other.observations)
     assert caught.value.code == "head_invalid"
