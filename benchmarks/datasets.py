@@ -1,6 +1,8 @@
 """Labelled real data for evaluation: every set as observations, labels and groups, by the conventions of its source.
 
-    DATASETS  name -> the function that reads it from the folder of the data
+    DATASETS   name -> the function that reads it from the folder of the data
+    SIMULATED  name -> which simulated objects
+    read       a set of either by its name
 
 Here are the photometric sets of galaxies; spectra and stars are in spectra_sets and star_sets. What a set's numbers are
 not in the terms of a checkpoint is named in its note: corrected fluxes stand in for raw ones of an object behind no
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from albireo.models.cpu import available_cores
 from albireo.observations.observation import Convention, Observation, Payload, Scalar
 from albireo.observations.options import ReadOptions
 from albireo.observations.photometry import in_unit_of
-from albireo.observations.simulation.survey import Kind, simulate
+from albireo.observations.shards import read_shard
+from albireo.observations.simulation.production import Order, produce
+from albireo.observations.simulation.survey import Kind
 from albireo.observations.source import Source
 from albireo.observations.tables import read_table
 from benchmarks.labelled import Dataset
@@ -180,15 +184,24 @@ SIMULATED_SEED = 900_001
 
 
 def simulated(folder: Path, kind: Kind = "mix", n: int = 3000) -> Dataset:
-    """Objects of the simulated sky, with what was drawn of them as labels. The folder of real data is not read."""
-    rows = [simulate(SIMULATED_SEED, k, kind) for k in range(n)]
+    """Objects of the simulated sky, with what was drawn of them as labels; made in `folder` unless they are there."""
+    order = Order(n, kind, SIMULATED_SEED)
+    place = folder / f"{kind}-{n}-seed{order.seed}-recipe{order.recipe}"
+    if not (place / "manifest.json").exists():
+        produce(place, order, available_cores())
+    rows: list[Observation] = []
+    for name, _ in order.shards():
+        for item in read_shard(Source.from_path(place / name), ReadOptions(), []):
+            assert isinstance(item, Observation), item
+            rows.append(item)
     names = {name for one in rows for name in one.metadata}
     labels: dict[str, NDArray[Any]] = {}
     for name in sorted(names):
         cells = [one.metadata.get(name) for one in rows]
         texts = any(isinstance(cell, str) for cell in cells)
         labels[name] = np.array([("" if texts else np.nan) if cell is None else cell for cell in cells])
-    note = f"simulated sky of seed {SIMULATED_SEED}: {kind}; every object has the modalities that a survey gave it"
+    sky = f"simulated sky of seed {order.seed}, recipe {order.recipe}: {kind}"
+    note = f"{sky}; every object has the modalities that a survey gave it"
     return Dataset(f"simulated_{kind}", tuple(rows), labels, tuple(one.id for one in rows), False, note)
 
 
@@ -205,7 +218,13 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "desi_spectra": desi,
     "lamost_spectra": lamost,
     "miles_stars": miles,
-    "simulated_mix": simulated,
-    "simulated_galaxies": partial(simulated, kind="galaxies"),
 }
-"""Name -> reader of the folder of the data; `gaia_xp_wheel` needs what `python -m benchmarks.star_sets` downloads."""
+"""Name -> reader of the folder of real data; `gaia_xp_wheel` needs what `python -m benchmarks.star_sets` downloads."""
+
+SIMULATED: dict[str, Kind] = {"simulated_mix": "mix", "simulated_galaxies": "galaxies"}
+"""Name -> kind of simulated objects."""
+
+
+def read(name: str, real: Path, made: Path) -> Dataset:
+    """A set by its name: from the folder of real data, or simulated and kept in the folder `made`."""
+    return simulated(made, SIMULATED[name]) if name in SIMULATED else DATASETS[name](real)

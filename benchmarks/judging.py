@@ -34,8 +34,8 @@ Judged = dict[str, dict[str, Any]]
 def judged(question: Question, test: Dataset, told: Mapping[str, Any], seed: int) -> Judged:
     """Target -> metrics (name -> [value, low, high]), coverage by bin, and what a picture shows.
 
-    told  {"answers": one of a head for each object, or None}, or target -> {"value": (N,)} of numbers,
-          {"classes", "probability": (N, C)} of classes
+    told  {"answers": one of a head for each object, or None}, or target -> {"value": (N,)} of numbers, with
+          "intervals" level -> (N, 2) if it has them, {"classes", "probability": (N, C)} of classes
     """
     out: Judged = {}
     answers: Sequence[Answer | None] | None = told.get("answers")
@@ -54,7 +54,10 @@ def judged(question: Question, test: Dataset, told: Mapping[str, Any], seed: int
             probability = said["probability"] if answers is not None else np.asarray(said["probability"])[at]
             out[target] = _of_classes(labels[at], said["classes"], probability, drawn_by, seed)
         elif answers is None:
-            out[target] = _of_numbers(question, np.asarray(told[target]["value"])[at], labels[at], {}, drawn_by, seed)
+            value = np.asarray(told[target]["value"])[at]
+            bounds = {level: ends[at] for level, ends in told[target].get("intervals", {}).items()}
+            columns = _of_intervals(value, bounds, labels[at])
+            out[target] = _of_numbers(question, value, labels[at], columns, drawn_by, seed)
         else:
             chosen = [one for k in at if (one := answers[k]) is not None]
             out[target] = _of_answers(question, target, chosen, test.subset(at), drawn_by, seed)
@@ -92,41 +95,55 @@ def _of_classes(
     return {"metrics": measured, "found": of_class, "failed": failed[:LISTED]}
 
 
+def main_metrics(
+    question: Question, test: Dataset, answers: Sequence[Answer | None], seed: int
+) -> dict[str, list[float]]:
+    """Target -> [value, low, high] of the question's main metric."""
+    found = judged(question, test, {"answers": answers}, seed)
+    return {target: one["metrics"][question.main] for target, one in found.items() if question.main in one["metrics"]}
+
+
 def _of_answers(
     question: Question, target: str, answers: Sequence[Answer], test: Dataset, groups: Sequence[str] | None, seed: int
 ) -> dict[str, Any]:
     numbers = [next(one for one in answer.numbers if one.name == target) for answer in answers]
     value, truth = np.array([one.value for one in numbers]), test.labels[target]
     bounds = {level: np.array([one.intervals[level] for one in numbers]) for level in LEVELS}
-    more: dict[str, Doubles] = {}
+    columns = _of_intervals(value, bounds, truth)
     if answers[0].density is not None:
         edges = answers[0].density.edges
         probability = np.array([one.density.probability for one in answers if one.density is not None])
-        more = {
-            "crps": metrics.crps_of_cells(edges, probability, truth),
-            "pit": metrics.pit_of_cells(edges, probability, truth),
-        }
-    else:
-        levels = [0.5 - b / 2 for b in reversed(LEVELS)] + [0.5] + [0.5 + b / 2 for b in LEVELS]
-        parts = [bounds[b][:, 0] for b in reversed(LEVELS)] + [value] + [bounds[b][:, 1] for b in LEVELS]
-        # Levels are calibrated one by one, so that two may cross by little.
-        quantiles = np.maximum.accumulate(np.stack(parts, axis=1), axis=1)
-        more = {
-            "crps": metrics.crps_of_quantiles(levels, quantiles, truth),
-            "pit": metrics.pit_of_quantiles(levels, quantiles, truth),
-        }
-    for level, ends in bounds.items():
-        more[f"covered_{level:.0%}"] = metrics.covered(ends[:, 0], ends[:, 1], truth).astype(np.float64)
-    out = _of_numbers(question, value, truth, more, groups, seed)
+        columns["crps"] = metrics.crps_of_cells(edges, probability, truth)
+        columns["pit"] = metrics.pit_of_cells(edges, probability, truth)
+    out = _of_numbers(question, value, truth, columns, groups, seed)
     bins = _bins(test, target)
     out["bins"] = {
-        f"{level:.0%}": [vars(one) for one in metrics.coverage_by_bin(more[f"covered_{level:.0%}"] > 0, bins, LEAST)]
+        f"{level:.0%}": [vars(one) for one in metrics.coverage_by_bin(columns[f"covered_{level:.0%}"] > 0, bins, LEAST)]
         for level in LEVELS
     }
     out["flags"] = _counted(flag for answer in answers for flag in answer.flags)
     out["shown"] |= {"low": bounds[LEVELS[0]][:SHOWN, 0].tolist(), "high": bounds[LEVELS[0]][:SHOWN, 1].tolist()}
-    out["pit"] = metrics.pit_histogram(more["pit"]).tolist()
+    out["pit"] = metrics.pit_histogram(columns["pit"]).tolist()
     return out
+
+
+def _of_intervals(value: Doubles, bounds: Mapping[float, Doubles], truth: Doubles) -> dict[str, Doubles]:
+    """Columns (N,) of medians with intervals, level -> (N, 2): what each covers, and CRPS and PIT if no level lacks.
+
+    CRPS and PIT are those of a distribution with straight lines between the ends of the intervals.
+    """
+    columns = {
+        f"covered_{level:.0%}": metrics.covered(ends[:, 0], ends[:, 1], truth).astype(np.float64)
+        for level, ends in bounds.items()
+    }
+    if set(bounds) == set(LEVELS):
+        levels = [0.5 - b / 2 for b in reversed(LEVELS)] + [0.5] + [0.5 + b / 2 for b in LEVELS]
+        parts = [bounds[b][:, 0] for b in reversed(LEVELS)] + [value] + [bounds[b][:, 1] for b in LEVELS]
+        # Levels are calibrated one by one, so that two may cross by little.
+        quantiles = np.maximum.accumulate(np.stack(parts, axis=1), axis=1)
+        columns["crps"] = metrics.crps_of_quantiles(levels, quantiles, truth)
+        columns["pit"] = metrics.pit_of_quantiles(levels, quantiles, truth)
+    return columns
 
 
 def _of_numbers(

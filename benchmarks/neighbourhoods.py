@@ -1,21 +1,29 @@
 """Do neighbours in the embedding belong together? The encoder beside itself untrained, PCA of the inputs, and chance.
 
 Of every object the ten nearest others by cosine are asked for: the share of its class, nDCG@10 with the same class as
-relevance, the share within 0.05 in redshift / (1 + z), and, where objects differ in their modalities, how much likelier
-than by chance a neighbour has the same set of them. An embedding is the mean of the token states.
+relevance, and the share within 0.05 in redshift / (1 + z). An embedding is the mean of the token states.
+Of what an object is, the modalities it was seen in should say nothing. That is asked of objects that have everything
+and are given by lot as photometry, image, spectrum or some of these: how much likelier than by chance has a neighbour
+the same ones? `centred` takes the mean of objects with the same modalities away and divides by their scatter. `aligned`
+is a regression for each set of modalities on what the full embedding of the same objects varies most in, with the same
+mean and covariance for every set: it is learnt, without labels, on a reference half of the objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models import metrics, rivals
+from albireo.models.head_training import ridge
+from albireo.models.token_states import TokenStates
+from benchmarks.encoding import Encoder
 from benchmarks.labelled import Dataset
-from benchmarks.science_runs import ENCODER, UNTRAINED, Encoder, Records, means
+from benchmarks.questions import EBV, IMAGES, LEGACY, SHAPE, SPECTRA
+from benchmarks.science_runs import ENCODER, UNTRAINED, Records
 
 NEIGHBOURS = 10
 NEAR = 0.05
@@ -23,12 +31,36 @@ SETS = ("sdss_boss_spectra", "simulated_mix")
 PCA, CHANCE = "PCA", "chance"
 ROWS = (CHANCE, PCA, UNTRAINED, ENCODER)
 
+ACROSS = "simulated_mix"
+"""The set whose objects are given by lot."""
+MOST = 800
+"""Of these objects, reference and tested ones together."""
+PHOTOMETRY = (*LEGACY, *SHAPE, *EBV)
+LOTS: dict[str, tuple[str, ...]] = {
+    "photometry": PHOTOMETRY,
+    "image": IMAGES,
+    "spectrum": SPECTRA,
+    "photometry and image": (*PHOTOMETRY, *IMAGES),
+    "photometry and spectrum": (*PHOTOMETRY, *SPECTRA),
+    "all": (*PHOTOMETRY, *IMAGES, *SPECTRA),
+}
+MEAN, CENTRED, ALIGNED = "mean", "centred", "aligned"
+POOLINGS = (MEAN, CENTRED, ALIGNED)
+DIRECTIONS = 8
+"""What `aligned` regresses on: principal components of the full embedding."""
+
 Matrix = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 def question(name: str) -> str:
     """The name under which the record of a set is kept."""
     return f"neighbours_{name}"
+
+
+def row(who: str, pooling: str) -> str:
+    """The name of an encoder with a pooling, among objects that are given by lot."""
+    return f"{who} {pooling}"
 
 
 def measure(dataset: Dataset, encoders: Mapping[str, Encoder], records: Records, seed: int) -> None:
@@ -39,14 +71,12 @@ def measure(dataset: Dataset, encoders: Mapping[str, Encoder], records: Records,
     readable = dataset.subset(np.array([bool(set(one.data) & set(inputs)) for one in dataset.observations]))
     if not missing or len(readable) <= NEIGHBOURS:
         return
-    states = {who: encoders[who].states(readable) for who in (ENCODER, UNTRAINED)}
+    states = {who: encoders[who].states(readable, tuple(inputs)) for who in (ENCODER, UNTRAINED)}
     both = set(states[ENCODER].ids) & set(states[UNTRAINED].ids)
     kept = readable.subset(np.array([one.id in both for one in readable.observations]))
-    order = [one.id for one in kept.observations]
     for who in missing:
         if who in states:
-            place = {known: k for k, known in enumerate(states[who].ids)}
-            vectors = means(states[who])[[place[one] for one in order]]
+            vectors = means(states[who], kept)
         elif who == PCA:
             vectors = principal(kept, encoders[ENCODER].engine.dim, seed)
         else:
@@ -55,8 +85,83 @@ def measure(dataset: Dataset, encoders: Mapping[str, Encoder], records: Records,
         print(f"{name}: {who}")
 
 
-def scores(dataset: Dataset, vectors: Matrix, seed: int) -> dict[str, list[float]]:
-    """Metric -> [value, low, high]."""
+def measure_across(dataset: Dataset, encoders: Mapping[str, Encoder], records: Records, seed: int) -> None:
+    """The record of every encoder and pooling that is not there, of objects that are given by lot."""
+    name = question("across")
+    read = encoders[ENCODER].engine.inputs.keys()
+    parts = (LEGACY, IMAGES, SPECTRA)
+    there = [all(set(part) & one.data.keys() & read for part in parts) for one in dataset.observations]
+    rng = np.random.default_rng([seed, 2])
+    chosen = rng.permutation(np.flatnonzero(there))[:MOST]
+    reference, tested = dataset.subset(np.sort(chosen[::2])), dataset.subset(np.sort(chosen[1::2]))
+    drawn = np.array(list(LOTS))[rng.permutation(len(tested)) % len(LOTS)]
+    for who in (UNTRAINED, ENCODER):
+        missing = [pooling for pooling in POOLINGS if records.read(name, row(who, pooling), None) is None]
+        if not missing or len(tested) < NEIGHBOURS * len(LOTS):
+            continue
+        encoder = encoders[who]
+        references = {lot: means(encoder.states(reference, keys), reference) for lot, keys in LOTS.items()}
+        vectors = np.empty((len(tested), encoder.engine.dim), np.float32)
+        for lot, keys in LOTS.items():
+            some = tested.subset(drawn == lot)
+            vectors[drawn == lot] = means(encoder.states(some, keys), some)
+        for pooling in missing:
+            found = {lot: pooled(references, lot, vectors[drawn == lot], pooling) for lot in LOTS}
+            table = np.empty((len(tested), next(iter(found.values())).shape[1]), np.float32)
+            for lot, part in found.items():
+                table[drawn == lot] = part
+            told = {"metrics": scores(tested, table, seed, drawn), "objects": len(tested)}
+            records.write(name, row(who, pooling), None, told)
+            print(f"{name}: {row(who, pooling)}")
+
+
+def pooled(references: Mapping[str, Matrix], lot: str, vectors: Matrix, pooling: str) -> Matrix:
+    """What is compared in the place of mean embeddings (n, D) of objects of one lot.
+
+    references  lot -> mean embeddings (m, D) of the same reference objects
+    """
+    known = references[lot]
+    if pooling == CENTRED:
+        return (vectors - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
+    if pooling == ALIGNED:
+        taught = np.arange(len(known)) % 3 != 0
+        told, _ = _told(references, lot, taught)
+        # How much a direction counts is alike for all lots, so that none is told by it.
+        shares = np.mean([_told(references, one, taught)[1] for one in references], axis=0)
+        said = told(references[lot][~taught])
+        values, axes = np.linalg.eigh(np.cov(said.T))
+        root = axes @ np.diag(1 / np.sqrt(np.maximum(values, 1e-3 * values.max()))) @ axes.T
+        return np.asarray((told(vectors) - said.mean(axis=0)) @ root * shares, np.float32)
+    return vectors
+
+
+def _told(references: Mapping[str, Matrix], lot: str, taught: NDArray[np.bool_]) -> tuple[Any, Doubles]:
+    """A regression of the directions on embeddings of a lot, (n, D) -> (n, DIRECTIONS), and the R2 of each."""
+    full = references["all"].astype(np.float64)
+    centred = full - full.mean(axis=0)
+    aims = centred @ np.linalg.svd(centred, full_matrices=False)[2][:DIRECTIONS].T
+    aims /= aims.std(axis=0)
+    x = references[lot].astype(np.float64)
+    middle, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+    x = (x - middle) / scale
+    equal = np.ones(int(taught.sum()))
+    lines = ridge(x[taught], aims[taught], equal, x[~taught], aims[~taught])
+
+    def told(vectors: Matrix) -> Doubles:
+        scaled = (vectors - middle) / scale
+        return np.stack([scaled @ line.slopes + line.middle for line in lines], axis=1)
+
+    return told, np.array([max(1 - line.spread**2, 0.0) for line in lines])
+
+
+def means(states: TokenStates, dataset: Dataset) -> Matrix:
+    """Mean embedding (N, D) of every object of a set."""
+    place = {known: k for k, known in enumerate(states.ids)}
+    return np.stack([states.rows(place[one.id])[0].mean(axis=0) for one in dataset.observations])
+
+
+def scores(dataset: Dataset, vectors: Matrix, seed: int, sets: Sequence[str] | None = None) -> dict[str, list[float]]:
+    """Metric -> [value, low, high]; `sets` (N,) are the modalities in which objects were given."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     similarity = (unit @ unit.T).astype(np.float64)
     own = np.arange(len(unit))
@@ -66,18 +171,16 @@ def scores(dataset: Dataset, vectors: Matrix, seed: int) -> dict[str, list[float
     np.fill_diagonal(similarity, -np.inf)
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
     z = np.asarray(dataset.labels["redshift"], np.float64)
-    sets = np.array(["+".join(sorted(one.data)) for one in dataset.observations])
-    alike = sets[nearest] == sets[:, None]
-    counts = {name: int((sets == name).sum()) for name in set(sets.tolist())}
-    base = np.array([(counts[name] - 1) / (len(sets) - 1) for name in sets.tolist()])
     columns = {
         "class": (classes[nearest] == classes[:, None]).mean(axis=1),
         "ndcg": gain,
         "redshift": (np.abs(z[nearest] - z[:, None]) < NEAR * (1 + z[:, None])).mean(axis=1),
     }
     out = {name: _sure(lambda x: float(np.nanmean(x)), seed, column) for name, column in columns.items()}
-    if len(counts) > 1:
-        share = alike.mean(axis=1)
+    if sets is not None:
+        given = np.asarray(sets)
+        share = (given[nearest] == given[:, None]).mean(axis=1)
+        base = ((given[:, None] == given[None]).sum(axis=1) - 1) / (len(given) - 1)
         out["same set over chance"] = _sure(lambda a, b: float(a.mean() / max(b.mean(), 1e-12)), seed, share, base)
     return out
 

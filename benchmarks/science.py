@@ -18,12 +18,12 @@ from pathlib import Path
 
 from albireo.models.torch_engine import TorchEngine
 from albireo.tokenizers.checkpoint import MINI
-from benchmarks import neighbourhoods
-from benchmarks.datasets import DATASETS
+from benchmarks import datasets, neighbourhoods
+from benchmarks.encoding import Codes, Encoder, untrained
 from benchmarks.labelled import Dataset
 from benchmarks.questions import QUESTIONS
 from benchmarks.science_page import page
-from benchmarks.science_runs import ENCODER, UNTRAINED, Encoder, Records, Setting, answer, code_version, untrained
+from benchmarks.science_runs import ENCODER, UNTRAINED, Records, Setting, answer, code_version
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,14 +43,15 @@ def main() -> None:
 
     @cache
     def read(name: str) -> Dataset:
-        dataset = DATASETS[name](Path(os.environ["ALBIREO_TEST_DATA"]))
+        dataset = datasets.read(name, Path(os.environ["ALBIREO_TEST_DATA"]), args.state / "sky")
         records.note(name, dataset.note)
         return dataset
 
     if not args.page_only:
+        codes = Codes(engine)
         encoders = {
-            ENCODER: Encoder("encoder", engine, args.state / "states"),
-            UNTRAINED: Encoder("untrained", untrained(engine, args.seed), args.state / "states"),
+            ENCODER: Encoder("encoder", engine, args.state / "states", codes),
+            UNTRAINED: Encoder("untrained", untrained(engine, args.seed), args.state / "states", codes),
         }
         for name in args.question or QUESTIONS:
             try:
@@ -59,8 +60,10 @@ def main() -> None:
                 print(f"{name}: left out, {error}")
                 continue
             answer(setting, encoders, records, args.seed)
-        for name in neighbourhoods.SETS if not args.question else ():
-            neighbourhoods.measure(read(name), encoders, records, args.seed)
+        if not args.question:
+            for name in neighbourhoods.SETS:
+                neighbourhoods.measure(read(name), encoders, records, args.seed)
+            neighbourhoods.measure_across(read(neighbourhoods.ACROSS), encoders, records, args.seed)
     if args.out:
         about = {"checkpoint": f"{engine.name}, {engine.checkpoint.fingerprint[:12]}", "seed": str(args.seed)}
         pictures = args.out.with_suffix("")

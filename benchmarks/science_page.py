@@ -54,6 +54,12 @@ HEADINGS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1", "calibration_error": "calibration error", "nll": "NLL",
 }  # fmt: skip
+NEAR = {
+    "class": "same class",
+    "ndcg": "nDCG@10",
+    "redshift": "same redshift",
+    "same set over chance": "same modalities, over chance",
+}
 SHARES = ("coverage", "within", "outliers", "balanced", "macro", "calibration")
 """What is told in percent."""
 
@@ -151,7 +157,7 @@ def _section(question: Question, records: Records, pictures: Path) -> str:
         lines.append(_table(["", "labels", "model", *(HEADINGS[name] for name in told)], rows))
         ours = found[ENCODER]
         if ours is not None and _metrics(ours, target):
-            lines += _more(ours["targets"][target])
+            lines += [*_more(ours["targets"][target]), *_tried(question, ours["detail"], target), ""]
     lines += _failures(question, records, pictures)
     for kind, figure in (("labels", _curves(question, records)), ("objects", _objects(question, found))):
         if figure is not None:
@@ -178,17 +184,22 @@ def _failures(question: Question, records: Records, pictures: Path) -> list[str]
 def _neighbours(records: Records) -> str:
     """A table for every set that neighbours were looked for in."""
     lines = [f"## Neighbours\n\n{neighbourhoods.__doc__ or ''}"]
-    heads = {"class": "same class", "ndcg": "nDCG@10", "redshift": "same redshift", "same set over chance": "same set"}
-    for name in neighbourhoods.SETS:
-        found = {who: records.read(neighbourhoods.question(name), who, None) for who in neighbourhoods.ROWS}
-        rows = [
-            [NAMES.get(who, who), *(_cell(metric, one["metrics"].get(metric)) for metric in heads)]
-            for who, one in found.items()
-            if one is not None
-        ]
-        if rows:
-            objects = next(one["objects"] for one in found.values() if one is not None)
-            lines.append(f"{name}, {objects} objects:\n\n" + _table(["", *heads.values()], rows))
+    across = {
+        neighbourhoods.row(who, pooling): f"{NAMES[who]}, {pooling}"
+        for who in (UNTRAINED, ENCODER)
+        for pooling in neighbourhoods.POOLINGS
+    }
+    tables = {name: {who: NAMES.get(who, who) for who in neighbourhoods.ROWS} for name in neighbourhoods.SETS}
+    for name, named in (tables | {"across": across}).items():
+        found = {who: records.read(neighbourhoods.question(name), who, None) for who in named}
+        there = {who: one for who, one in found.items() if one is not None}
+        if not there:
+            continue
+        heads = [head for head in NEAR if any(head in one["metrics"] for one in there.values())]
+        rows = [[named[who], *(_cell(head, one["metrics"].get(head)) for head in heads)] for who, one in there.items()]
+        called = f"{neighbourhoods.ACROSS}, given by lot" if name == "across" else name
+        objects = next(iter(there.values()))["objects"]
+        lines.append(f"{called}, {objects} objects:\n\n" + _table(["", *(NEAR[head] for head in heads)], rows))
     return "\n".join(lines)
 
 
@@ -218,7 +229,14 @@ def _more(judged: Mapping[str, Any]) -> list[str]:
         lines.append("- found: " + ", ".join(f"{name} {text}" for name, text in judged["found"].items()))
     if judged.get("flags"):
         lines.append("- flags: " + ", ".join(f"`{name}` {count}" for name, count in judged["flags"].items()))
-    return [*lines, ""] if lines else []
+    return lines
+
+
+def _tried(question: Question, detail: Mapping[str, Any], target: str) -> list[str]:
+    """What each pooling gave; which of them is the encoder's, the validation part had said."""
+    tried = {pooling: found[target] for pooling, found in detail.get("tried", {}).items() if target in found}
+    told = ", ".join(f"{pooling} {_cell(question.main, three)}" for pooling, three in tried.items())
+    return [f"- {HEADINGS[question.main]} by pooling: {told}"] if told else []
 
 
 def _cell(name: str, three: Sequence[float] | None) -> str:

@@ -15,29 +15,25 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from albireo.models import mini, neighbours, rivals
-from albireo.models.engine import Embedding, Tokens
+from albireo.models import metrics, rivals
+from albireo.models.calibration import conformal_quantile
+from albireo.models.engine import Embedding
 from albireo.models.head_fitting import Labels, Plan, fit
-from albireo.models.heads import Answer, Head
-from albireo.models.token_states import StatesWriter, TokenStates, folder_of
-from albireo.models.torch_engine import TorchEngine
-from albireo.models.transformer import Transformer, TransformerConfig
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.models.heads import LEVELS, Answer, Head
+from albireo.observations.errors import BadInput
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Coefficients, Observation, Payload, Scalar
+from benchmarks.encoding import BATCH, Encoder
 from benchmarks.failures import draw
-from benchmarks.judging import judged
+from benchmarks.judging import judged, main_metrics
 from benchmarks.labelled import Dataset, held_out, split
 from benchmarks.questions import Question
-from benchmarks.template_fit import Templates
+from benchmarks.template_fit import COMPONENTS, TemplateFit
 
 TRIVIAL, TEMPLATES, RIVAL, QUANTISED = "trivial", "templates", "rival", "rival on tokens"
 UNTRAINED, ENCODER = "untrained", "encoder"
@@ -48,22 +44,18 @@ CALIBRATION = 30
 """Labels that intervals are calibrated on, or 15 % if that is more, or 30 % if that is less; given like the others."""
 
 POOLINGS = (("mean_per_modality", "mlp"), ("attentive", "mlp"))
-"""What is tried; the least loss on the validation part is taken."""
+"""What is tried with many tokens a modality; the least loss on the validation part is taken."""
+
+PLAIN = (("mean", "mlp"),)
+"""Tried beside them with all labels, for comparison."""
 
 SMALL = 200
 """Test objects up to which failures are drawn."""
 
-BATCH = 64
+TRIED = 150
+"""Validation spectra that intervals of templates come from."""
 
-
-def untrained(engine: TorchEngine, seed: int) -> TorchEngine:
-    """The same network before its first step, behind the same tokenizers."""
-    config = TransformerConfig.from_json(engine.checkpoint.config)
-    if config == TransformerConfig.from_json(mini.TRANSFORMER) and set(engine.inputs) == set(mini.INPUTS):
-        return neighbours.untrained(engine, seed)
-    model = Transformer(config, engine.inputs, engine.outputs)
-    model.initialise({key: engine.bank[key].grid for key in engine.bank}, torch.Generator().manual_seed(seed))
-    return TorchEngine(engine.checkpoint, engine.bank, model)
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -147,80 +139,33 @@ def _suited(question: Question, dataset: Dataset) -> Dataset:
     return replace(chosen, observations=kept)
 
 
-class Encoder:
-    """An engine, and the token states of what it has embedded, on disk under `root`."""
-
-    def __init__(self, name: str, engine: TorchEngine, root: Path) -> None:
-        self.name, self.engine, self.root = name, engine, root / name
-
-    def reads(self, question: Question) -> bool:
-        """Whether it has codecs for one modality at least of each group that the question needs and gives."""
-        given = [set(group) & set(question.keys) for group in question.needed]
-        return all(group & self.engine.inputs.keys() for group in given if group)
-
-    def states(self, dataset: Dataset) -> TokenStates:
-        """Of every object that can be embedded; what was embedded before is read."""
-        observations = [self._readable(one) for one in dataset.observations]
-        content = json.dumps([[one.id, sorted(one.data)] for one in observations])
-        inputs = hashlib.sha256(f"{dataset.name} {content}".encode()).hexdigest()
-        with StatesWriter(folder_of(self.root, self.engine.space("tokens"), inputs), self.engine) as writer:
-            todo = [one for one in observations if one.id not in writer.written]
-            for start in range(0, len(todo), BATCH):
-                batch = todo[start : start + BATCH]
-                read = list(zip(batch, self.engine.tokenize(batch), strict=True))
-                good = [(one, tokens) for one, tokens in read if isinstance(tokens, Tokens)]
-                for (one, _), embedding in zip(
-                    good, self.engine.embed([tokens for _, tokens in good], "tokens"), strict=True
-                ):
-                    writer.add(one, embedding)
-            return writer.close()
-
-    def _readable(self, observation: Observation) -> Observation:
-        inputs = self.engine.inputs
-        return replace(observation, data={key: one for key, one in observation.data.items() if key in inputs})
-
-    def quantised(self, dataset: Dataset) -> Dataset:
-        """The objects with the numbers that the tokens of their scalars and coefficients stand for."""
-        return replace(dataset, observations=tuple(self._decoded(one) for one in dataset.observations))
-
-    def _decoded(self, observation: Observation) -> Observation:
-        numbers: dict[str, Payload] = {}
-        readable = self._readable(observation)
-        (tokens,) = self.engine.tokenize([readable])
-        if isinstance(tokens, AlbireoError):
-            return observation
-        for key, payload in readable.data.items():
-            if isinstance(payload, Scalar | Coefficients):
-                values = self.engine.values(key, tokens.ids[key][None])[0]
-                numbers[key] = (
-                    Scalar(float(values[0]), payload.unit)
-                    if isinstance(payload, Scalar)
-                    else Coefficients(values.astype(np.float32), payload.unit)
-                )
-        return replace(observation, data={**observation.data, **numbers})
-
-
 def answer(
     setting: Setting,
     encoders: Mapping[str, Encoder],
     records: Records,
     seed: int,
     say: Callable[[str], None] = print,
-    poolings: Sequence[tuple[str, str]] = POOLINGS,
+    poolings: Sequence[tuple[str, str]] | None = None,
 ) -> None:
     """Every record of a question that is not there yet; `poolings` are the heads of which the best is taken."""
     question = setting.question
     for who in CONTENDERS:
-        missing = [size for size in setting.sizes() if records.read(question.name, who, size) is None]
+        sizes = [None] if who == QUANTISED else setting.sizes()
+        missing = [size for size in sizes if records.read(question.name, who, size) is None]
         encoder = encoders[UNTRAINED if who == UNTRAINED else ENCODER]
         if not missing or not _concerned(who, question, encoder):
             continue
-        contend = _HeadContender(setting, encoder, seed, poolings) if who in (UNTRAINED, ENCODER) else None
-        table = None if contend else _RivalContender(setting, who, encoder, seed)
+        began = time.monotonic()
+        contend: _HeadContender | _RivalContender
+        if who in (UNTRAINED, ENCODER):
+            contend = _HeadContender(setting, encoder, seed, poolings)
+        else:
+            contend = _RivalContender(setting, who, encoder, seed)
+        say(f"{question.name}: {who}, inputs, {time.monotonic() - began:.0f} s")
         for size in missing:
             began = time.monotonic()
             try:
-                told, detail = (contend or table).on(size)  # type: ignore[union-attr]
+                told, detail = contend.on(size)
             except BadInput as error:
                 record: dict[str, Any] = {"failed": str(error)}
             else:
@@ -257,58 +202,89 @@ Told = Mapping[str, Any]
 
 
 class _RivalContender:
-    """Trivial models, templates, and rivals on raw inputs or on what the tokens keep of them."""
+    """Trivial models, templates, and rivals on raw inputs or on what the tokens keep of them.
+
+    pool, new  features of the pool and of the test objects, with the same columns; no columns where none are read
+    """
 
     def __init__(self, setting: Setting, who: str, encoder: Encoder, seed: int) -> None:
-        self.setting, self.who, self.encoder, self.seed = setting, who, encoder, seed
-
-    @cached_property
-    def _inputs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Features of the pool and of the test, with the same columns."""
-        both = (self.setting.pool, self.setting.test)
-        if self.who == QUANTISED:
-            both = (self.encoder.quantised(both[0]), self.encoder.quantised(both[1]))
-        table, _ = rivals.features([*both[0].observations, *both[1].observations])
-        return table[: len(both[0])], table[len(both[0]) :]
+        self.setting, self.who, self.seed = setting, who, seed
+        pool, test = setting.pool, setting.test
+        table = np.empty((len(pool) + len(test), 0))
+        if who in (RIVAL, QUANTISED):
+            both = [encoder.quantised(one) if who == QUANTISED else one for one in (pool, test)]
+            table, _ = rivals.features([one for dataset in both for one in dataset.observations])
+        self.pool, self.new = table[: len(pool)], table[len(pool) :]
 
     def on(self, size: int | None) -> tuple[Told, dict[str, Any]]:
-        question, given, test = self.setting.question, self.setting.given(size), self.setting.test
-        task: rivals.Task = "classification" if question.task == "classification" else "regression"
+        question, given = self.setting.question, self.setting.given(size)
         told: dict[str, Any] = {}
         names = {}
+        parts = split(given.groups, {"training": 0.85, "validation": 0.15}, self.seed)
         for target in question.targets:
             labels = given.labels[target]
             there = labels != "" if labels.dtype.kind == "U" else np.isfinite(labels)
+            learn, choose = there & (parts == "training"), there & (parts == "validation")
             if self.who == TEMPLATES:
-                known = given.subset(there)
-                fitted = Templates.fit(known.observations, known.labels[target], self.seed)
-                told[target] = {"value": np.array([fitted.redshift(one) for one in test.observations])}
-                names[target] = f"{len(fitted.components)} components"
+                names[target], value, off = self._by_templates(given.subset(learn), given.subset(choose), target)
+                told[target] = {"value": value, "intervals": self._intervals(value, off)}
                 continue
-            if self.who == TRIVIAL:
-                rival = rivals.trivial(task, labels[there])
-                said = rival.predict(np.empty((len(test), 0)))
-            else:
-                pool, new = self._inputs
-                pool = pool[: len(given)]
-                parts = split(given.groups, {"training": 0.85, "validation": 0.15}, self.seed)
-                learn, choose = there & (parts == "training"), there & (parts == "validation")
-                rival = rivals.best(
-                    task, pool[learn], labels[learn], (pool[choose], labels[choose]), self.seed,
-                    robust=question.task == "redshift",
-                )  # fmt: skip
-                said = rival.predict(new)
+            rival = self._rival(labels, learn, choose)
             names[target] = rival.name
-            told[target] = {"classes": rival.classes, "probability": said} if rival.classes else {"value": said}
+            said = rival.predict(self.new)
+            told[target] = (
+                {"classes": rival.classes, "probability": said}
+                if rival.classes
+                else {"value": said, "intervals": self._intervals(said, rival.off)}
+            )
         return told, {"labels": len(given), "model": names}
+
+    def _rival(self, labels: NDArray[Any], learn: NDArray[np.bool_], choose: NDArray[np.bool_]) -> rivals.Rival:
+        question = self.setting.question
+        task: rivals.Task = "classification" if question.task == "classification" else "regression"
+        if self.who == TRIVIAL:
+            return rivals.trivial(task, labels[learn | choose], question.task == "redshift")
+        pool = self.pool[: len(labels)]
+        return rivals.best(
+            task, pool[learn], labels[learn], (pool[choose], labels[choose]), self.seed,
+            redshift=question.task == "redshift",
+        )  # fmt: skip
+
+    def _by_templates(self, learn: Dataset, choose: Dataset, target: str) -> tuple[str, Doubles, Doubles]:
+        """What is told of the test objects, and how far off validation objects were, of 1 + z."""
+        classes = learn.labels.get("class", np.full(len(learn), ""))
+        fitted = TemplateFit.fit(learn.observations, learn.labels[target], classes.tolist(), self.seed)
+        found, value = (
+            np.array([fitted.redshift(one) for one in some.observations])
+            for some in (choose.subset(np.arange(min(len(choose), TRIED))), self.setting.test)
+        )
+        off = np.abs(metrics.redshift_error(choose.labels[target][: len(found)], found))
+        return f"{len(fitted.templates)} x {COMPONENTS} components", value, off
+
+    def _intervals(self, value: Doubles, off: Doubles) -> dict[float, Doubles]:
+        """level -> (N, 2), all of one width, or of one share of 1 + z: split conformal on the validation part."""
+        scale = 1.0 + value if self.setting.question.task == "redshift" else np.ones(len(value))
+        widths = {level: conformal_quantile(off, level) for level in LEVELS}
+        return {
+            level: np.stack([value - width * scale, value + width * scale], axis=1)
+            for level, width in widths.items()
+            if np.isfinite(width)
+        }
 
 
 class _HeadContender:
     """Heads on the states of an encoder."""
 
-    def __init__(self, setting: Setting, encoder: Encoder, seed: int, poolings: Sequence[tuple[str, str]]) -> None:
-        self.setting, self.encoder, self.seed, self.poolings = setting, encoder, seed, poolings
-        self.pool, self.test = encoder.states(setting.pool), encoder.states(setting.test)
+    def __init__(
+        self, setting: Setting, encoder: Encoder, seed: int, poolings: Sequence[tuple[str, str]] | None
+    ) -> None:
+        self.setting, self.encoder, self.seed = setting, encoder, seed
+        several = not _kinds(setting.question) <= {"scalar", "coefficients"}
+        # One token a modality leaves attention nothing to choose.
+        self.poolings = poolings or (POOLINGS if several else POOLINGS[:1])
+        self.beside = PLAIN if several and not poolings else ()
+        keys = setting.question.keys
+        self.pool, self.test = encoder.states(setting.pool, keys), encoder.states(setting.test, keys)
 
     def on(self, size: int | None) -> tuple[Told, dict[str, Any]]:
         question, given = self.setting.question, self.setting.given(size)
@@ -318,14 +294,28 @@ class _HeadContender:
         labels = Labels(ids, columns, hashlib.sha256(content.encode()).hexdigest(), given.name)
         heads = [fit(self.pool, labels, self._plan(pooling, network, len(ids))) for pooling, network in self.poolings]
         head = min(heads, key=lambda one: float(one.card.plan["validation_loss"]))
-        answers = dict(self._answers(head))
-        missing = [one.id for one in self.setting.test.observations if one.id not in answers]
+        told = self._told(head)
         detail = {
             "labels": len(given),
             "model": dict.fromkeys(question.targets, f"{head.card.pooling}, {head.card.network}"),
-            "not read": missing,
+            "not read": [
+                one.id for one, said in zip(self.setting.test.observations, told, strict=True) if said is None
+            ],
         }
-        return {"answers": [answers.get(one.id) for one in self.setting.test.observations]}, detail
+        if size is None and self.beside:
+            heads += [
+                fit(self.pool, labels, self._plan(pooling, network, len(ids))) for pooling, network in self.beside
+            ]
+            tried = {one.card.pooling: self._told(one) if one is not head else told for one in heads}
+            detail["tried"] = {
+                pooling: main_metrics(question, self.setting.test, said, self.seed) for pooling, said in tried.items()
+            }
+        return {"answers": told}, detail
+
+    def _told(self, head: Head) -> list[Answer | None]:
+        """Of every test object, None if it could not be read."""
+        answers = dict(self._answers(head))
+        return [answers.get(one.id) for one in self.setting.test.observations]
 
     def _plan(self, pooling: Any, network: Any, n: int) -> Plan:
         question = self.setting.question
@@ -336,14 +326,10 @@ class _HeadContender:
 
     def _answers(self, head: Head) -> Iterator[tuple[str, Answer]]:
         by_id = {one.id: one for one in self.setting.test.observations}
-        for start in range(0, len(self.test), BATCH):
-            places = range(start, min(start + BATCH, len(self.test)))
+        asked = [i for i, name in enumerate(self.test.ids) if name in by_id]
+        for start in range(0, len(asked), BATCH):
+            places = asked[start : start + BATCH]
             rows = [self.test.rows(i) for i in places]
             embeddings = [Embedding("tokens", values, keys, len(keys)) for values, keys in rows]
-            ids = [self.test.ids[i] for i in places]
+            ids = [self.test.objects[i].facts.id for i in places]
             yield from zip(ids, head.predict(embeddings, [by_id[name] for name in ids]), strict=True)
-
-
-def means(states: TokenStates) -> NDArray[np.float32]:
-    """Mean embedding (N, D) of every object."""
-    return np.stack([states.rows(i)[0].mean(axis=0) for i in range(len(states))])

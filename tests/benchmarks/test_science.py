@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from albireo.models.engine import Tokens
 from albireo.models.torch_engine import TorchEngine
 from albireo.observations.observation import Observation, Scalar
 from albireo.tokenizers.checkpoint import MINI
 from benchmarks import neighbourhoods, questions, science_page
+from benchmarks.encoding import Codes, Encoder, untrained
 from benchmarks.judging import judged
 from benchmarks.labelled import Dataset
 from benchmarks.questions import QUESTIONS, Question
-from benchmarks.science_runs import (
-    CONTENDERS,
-    ENCODER,
-    TEMPLATES,
-    TRIVIAL,
-    UNTRAINED,
-    Encoder,
-    Records,
-    Setting,
-    answer,
-    untrained,
-)
+from benchmarks.science_runs import CONTENDERS, ENCODER, TEMPLATES, TRIVIAL, UNTRAINED, Records, Setting, answer
 
 LINEAR = (("mean_per_modality", "linear"),)
 KEYS = ("tok_flux_g", "tok_flux_r", "tok_flux_z")
@@ -58,6 +50,14 @@ def question(task: str = "regression", target: str = "colour", **more: object) -
 @pytest.fixture(scope="module")
 def engine() -> TorchEngine:
     return TorchEngine.open(MINI)
+
+
+def both(engine: TorchEngine, folder: Path) -> dict[str, Encoder]:
+    codes = Codes(engine)
+    return {
+        ENCODER: Encoder("encoder", engine, folder / "states", codes),
+        UNTRAINED: Encoder("untrained", untrained(engine, 0), folder / "states", codes),
+    }
 
 
 def test_labels_and_other_modalities_are_taken_away() -> None:
@@ -107,14 +107,11 @@ def test_every_contender_answers_and_a_stopped_run_goes_on(
     asked = question(task, target, sizes=(None,))
     setting = Setting.of(asked, lambda name: planted(200), 0)
     records = Records(tmp_path / "records", "abc123", engine.checkpoint.fingerprint)
-    encoders = {
-        ENCODER: Encoder("encoder", engine, tmp_path / "states"),
-        UNTRAINED: Encoder("untrained", untrained(engine, 0), tmp_path / "states"),
-    }
+    encoders = both(engine, tmp_path)
     said: list[str] = []
     answer(setting, encoders, records, 0, said.append, LINEAR)
     asked_ones = [who for who in CONTENDERS if who != TEMPLATES]
-    assert len(said) == len(asked_ones)
+    assert len(said) == 2 * len(asked_ones), "inputs, and all labels"
     found = {who: records.read(asked.name, who, None) for who in CONTENDERS}
     main = {who: one["targets"][target]["metrics"][asked.main] for who, one in found.items() if one}
     assert list(main) == asked_ones
@@ -122,11 +119,15 @@ def test_every_contender_answers_and_a_stopped_run_goes_on(
         assert main[who][1] <= main[who][0] <= main[who][2]
         worse, better = (main[who][0], main[TRIVIAL][0]) if task == "redshift" else (main[TRIVIAL][0], main[who][0])
         assert who == TRIVIAL or worse < better, who
+        if task != "classification":
+            told = found[who]["targets"][target]["metrics"]  # type: ignore[index]
+            assert abs(told["coverage_68%"][0] - 0.68) < 0.3, "40 test objects"
+            assert told["crps"][0] > 0
     before = {path: path.read_bytes() for path in (tmp_path / "records").rglob("*.json")}
     records.path(asked.name, TRIVIAL, None).unlink()
     said.clear()
     answer(setting, encoders, records, 0, said.append, LINEAR)
-    assert [line.split(",")[0] for line in said] == [f"{asked.name}: trivial"]
+    assert {line.split(",")[0] for line in said} == {f"{asked.name}: trivial"}
     assert {path: path.read_bytes() for path in before} == before, "the same is measured again"
 
     records.note("planted", "made here")
@@ -146,6 +147,30 @@ def test_inputs_that_a_checkpoint_does_not_read(engine: TorchEngine, tmp_path: P
     encoder = Encoder("encoder", engine, tmp_path)
     assert not encoder.reads(asked)
     assert encoder.reads(question())
+
+
+def test_an_object_is_tokenized_and_embedded_once(engine: TorchEngine, tmp_path: Path) -> None:
+    """For all questions with the same modalities; of others, its tokens are known."""
+    dataset = planted(12)
+    codes = Codes(engine)
+    few, all_ = KEYS[:1], KEYS
+    for one in Setting.of(question(), lambda name: planted(150), 0).pool.observations[:5]:
+        part = codes.of("planted", replace(one, data={key: one.data[key] for key in few}))
+        whole = codes.of("planted", one)
+        (alone,) = engine.tokenize([one])
+        assert isinstance(part, Tokens)
+        assert isinstance(whole, Tokens)
+        assert isinstance(alone, Tokens)
+        assert set(part.ids) == set(few)
+        assert all((whole.ids[key] == alone.ids[key]).all() for key in all_)
+    encoder = Encoder("encoder", engine, tmp_path, codes)
+    first = encoder.states(dataset.subset(np.arange(5)), KEYS)
+    more = encoder.states(dataset, KEYS)
+    assert more.ids[:5] == first.ids
+    assert sorted(more.ids) == sorted(one.id for one in dataset.observations)
+    np.testing.assert_array_equal(more.rows(2)[0], first.rows(2)[0])
+    assert encoder.states(dataset.subset(np.arange(3)), KEYS[:1]).rows(0)[1] == KEYS[:1]
+    assert encoder.states(dataset).rows(0)[1] == tuple(key for key in engine.inputs if key in KEYS)
 
 
 def test_tokens_stand_for_numbers_near_those_given(engine: TorchEngine, tmp_path: Path) -> None:
@@ -184,11 +209,43 @@ def test_neighbours(engine: TorchEngine, tmp_path: Path) -> None:
     assert good["ndcg"][0] > 0.95
     assert good["redshift"][0] > 0.95
     assert 0.3 < chance["class"][0] < 0.7
-    assert "same set over chance" not in good, "all objects have the same modalities"
+    assert "same set over chance" not in good, "nothing was given by lot"
     assert neighbourhoods.principal(dataset, 4, 0).shape == (120, 4)
     records = Records(tmp_path / "records", "abc", engine.checkpoint.fingerprint)
-    encoders = {ENCODER: Encoder("encoder", engine, tmp_path / "s"),
-                UNTRAINED: Encoder("untrained", untrained(engine, 0), tmp_path / "s")}  # fmt: skip
-    neighbourhoods.measure(dataset, encoders, records, 0)
+    neighbourhoods.measure(dataset, both(engine, tmp_path), records, 0)
     found = {who: records.read(neighbourhoods.question("planted"), who, None) for who in neighbourhoods.ROWS}
     assert all(one is not None and one["objects"] == 120 for one in found.values())
+
+
+def test_neighbours_of_objects_that_are_given_by_lot() -> None:
+    """What each set of modalities adds to the embedding keeps objects apart; `aligned` takes it away, and what they are
+    stays."""
+    rng = np.random.default_rng(0)
+    lots = list(neighbourhoods.LOTS)
+
+    def seen(hidden: np.ndarray, lot: int) -> np.ndarray:
+        """Four hidden numbers, turned, stretched, moved and blurred by the set of modalities."""
+        own = np.random.default_rng(lot + 1)
+        turned = np.tanh(hidden) @ own.normal(size=(4, 24)) * own.uniform(0.5, 2.0)
+        return (turned + own.normal(size=24) * 3 + 0.2 * rng.normal(size=(len(hidden), 24))).astype(np.float32)
+
+    known, hidden = rng.normal(size=(300, 4)), rng.normal(size=(480, 4))
+    references = {name: seen(known, k) for k, name in enumerate(lots)}
+    drawn = np.array(lots)[np.arange(480) % len(lots)]
+    dataset = planted(480)
+    dataset.labels["redshift"][:] = 0.3 + 0.1 * hidden[:, 0]
+    dataset.labels["class"][:] = np.where(hidden[:, 1] > 0, "red", "blue")
+    found = {}
+    for pooling in neighbourhoods.POOLINGS:
+        parts = {
+            name: neighbourhoods.pooled(references, name, seen(hidden[drawn == name], k), pooling)
+            for k, name in enumerate(lots)
+        }
+        table = np.empty((480, parts["all"].shape[1]), np.float32)
+        for name, part in parts.items():
+            table[drawn == name] = part
+        found[pooling] = neighbourhoods.scores(dataset, table, 0, drawn.tolist())
+    same = {pooling: one["same set over chance"][0] for pooling, one in found.items()}
+    assert same["mean"] > 5
+    assert same["aligned"] < 1.2
+    assert found["aligned"]["class"][0] > found["centred"]["class"][0] + 0.05

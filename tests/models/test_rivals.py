@@ -63,6 +63,8 @@ def test_the_best_learns_and_beats_the_trivial() -> None:
     middle = rivals.trivial("regression", y).predict(new)
     assert np.unique(middle).tolist() == [np.median(y)]
     assert np.mean(np.abs(got - truth)) < 0.4 * np.mean(np.abs(middle - truth))
+    assert len(rival.off) == 150
+    assert np.quantile(rival.off, 0.68) == pytest.approx(np.quantile(np.abs(got - truth), 0.68), rel=0.3)
     again = rivals.best("regression", x, y, validation, seed=5)
     assert again.name == rival.name
     assert (again.predict(new) == got).all()
