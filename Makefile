@@ -6,6 +6,7 @@
 #   FILES="a.fits b.csv"         observations of your own for `make demo`
 #   ALBIREO_TEST_DATA=FOLDER     real survey files for `make real`
 #   STARS=FOLDER                 where `make stars` puts what it fetches, and `make science` finds it
+#   MINI=FOLDER                  where `make mini` keeps the skies it simulates, its state, and the checkpoint it makes
 #   BENCH="--case image"         what `make bench` compares with the released package (default: everything, for hours)
 
 PYTHON ?= python3
@@ -13,6 +14,7 @@ TORCH_INDEX ?=
 FILES ?=
 BENCH ?= --all
 STARS ?= .science/stars
+MINI ?= .mini
 ALBIREO_TEST_DATA ?= $(abspath ../shared/data)
 export ALBIREO_TEST_DATA
 
@@ -21,7 +23,7 @@ STAMP := .venv/.installed
 FOLDERS := observations tokenizers models index service
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real parity slow lint types fix bench stars science docs
+.PHONY: help demo test real parity slow lint types fix bench stars science mini docs
 
 help:
 	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
@@ -35,6 +37,7 @@ help:
 	@echo "make bench   what one object costs here, and all that beside the released package; hours, or BENCH=\"...\""
 	@echo "make stars   fetch the real stars that heads are fitted to (104 MB) into STARS=$(STARS)"
 	@echo "make science what the checkpoint is good for, on real and simulated objects, into docs/science.md; hours"
+	@echo "make mini    albireo-mini and its heads anew, from simulated and real objects, into MINI=$(MINI); hours"
 	@echo "make docs    write the generated pages of docs/ again"
 	@echo "Next: make demo"
 
@@ -111,6 +114,20 @@ science: $(STAMP)
 		{ echo "There is no $(ALBIREO_TEST_DATA). Name the folder: make science ALBIREO_TEST_DATA=FOLDER"; exit 1; }
 	@ALBIREO_STAR_DATA="$(STARS)" $(BIN)/python -m benchmarks.science --out docs/science.md
 	@echo "Measured. Next: git diff docs/science.md"
+
+# Every stage goes on where it was stopped. Shares are how often objects of a folder are drawn.
+mini: $(STAMP)
+	@echo "== albireo-mini: sky, codecs, tokens, masked modelling, heads"
+	@nice -n 19 $(BIN)/albireo simulate $(MINI)/sky --objects 14000 --seed 20261126 --shard-size 1000 --workers 2
+	@nice -n 19 $(BIN)/albireo simulate $(MINI)/sky-of-heads --objects 4000 --seed 20261127 --shard-size 1000 --workers 2
+	@[ -d $(MINI)/real ] || ALBIREO_STAR_DATA="$(STARS)" $(BIN)/python -m benchmarks.real_sky $(MINI)/real
+	@nice -n 19 $(BIN)/python -m albireo.models.pretrain --state $(MINI)/state --out $(MINI)/albireo-mini \
+		--codecs-from models/albireo-mini --data $(MINI)/sky=0.5 --data $(MINI)/real/gaia_xp_wheel=0.28 \
+		--data $(MINI)/real/photoz_kcorrect_gst=0.12 --data $(MINI)/real/photoz_zcosmos=0.06 --data $(MINI)/real/photoz_vvds=0.04
+	@ALBIREO_STAR_DATA="$(STARS)" nice -n 19 $(BIN)/python -m benchmarks.shipped_heads $(MINI)/albireo-mini \
+		--sky $(MINI)/sky-of-heads --state $(MINI)/states
+	@$(BIN)/python -m albireo.service.recipe $(MINI)/albireo-mini
+	@echo "Made. Next: python -m benchmarks.science --checkpoint $(MINI)/albireo-mini --out science.md"
 
 docs: $(STAMP)
 	@echo "== docs"

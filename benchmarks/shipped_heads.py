@@ -31,8 +31,8 @@ from albireo.models.token_states import TokenStates
 from albireo.models.torch_engine import TorchEngine
 from albireo.observations.observation import Observation
 from benchmarks.datasets import DATASETS
+from benchmarks.encoding import Encoder
 from benchmarks.labelled import Dataset, held_out
-from benchmarks.science_runs import Encoder
 
 SEED = 0
 STARS = 8000

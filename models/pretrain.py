@@ -83,7 +83,7 @@ class Recipe:
     codec_objects: int = 6000
     image: Schedule = Schedule(steps=1500, batch=32, rate=2e-3)
     spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
-    image_again: Schedule = Schedule(steps=500, batch=32, rate=1e-3)
+    image_again: Schedule = Schedule(steps=200, batch=32, rate=1e-3)
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
     transformer: Schedule = Schedule(steps=4000, batch=64, rate=1.5e-3, warm_up=200)
     budget: Budget = Budget()

@@ -14,9 +14,15 @@ from torch import nn
 
 def save_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Module, optimiser moments and step in one safetensors file, replaced as a whole."""
-    tensors = {f"module.{name}": value.detach().clone() for name, value in module.state_dict().items()}
+    tensors = {
+        f"module.{name}": value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
     for i, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{i}.{name}": torch.as_tensor(value).clone() for name, value in moments.items()}
+        tensors |= {
+            f"optimiser.{i}.{name}": torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
+            for name, value in moments.items()
+        }
     tensors["step"] = torch.tensor(step)
     part = path.with_suffix(".part")
     save_file(tensors, part)
