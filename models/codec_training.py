@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from albireo.models.cpu import fast_bf16
 from albireo.models.stages import Progress, load_state, save_state
-from albireo.observations.observation import Image, Spectrum
+from albireo.observations.observation import Image
 from albireo.tokenizers.image import BANDS, ImageTokenizer
 from albireo.tokenizers.quantizers import LookupFreeQuantizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
@@ -27,6 +27,9 @@ PIECE, PIECE_STEP = 2176, 64
 
 MAX_SNR = 10.0
 """Signal-to-noise per pixel counted in the loss: brighter pixels do not drown the others."""
+
+LOCAL, SHARP = 129, 2.0
+"""Pixels of a local mean, about 100 Angstrom, and how much what differs from it counts beside the whole."""
 
 
 @dataclass(frozen=True)
@@ -66,38 +69,34 @@ def image_loss(
     return (error.mean(dim=(2, 3)) * present).sum() / present.sum()
 
 
-def spectrum_arrays(tokenizer: SpectrumTokenizer, spectra: Sequence[Spectrum]) -> Tensor:
-    """Network inputs (n, 2, L), before nothing else: arcsinh-compressed flux and istd, as float16."""
-    out = torch.zeros(len(spectra), 2, len(tokenizer.latent_grid.wavelength), dtype=torch.float16)
-    for i, spectrum in enumerate(spectra):
-        flux, ivar, wavelength = (
-            torch.as_tensor(array.astype(np.float32))[None]
-            for array in (spectrum.flux, spectrum.ivar, spectrum.wavelength)
-        )
-        out[i] = tokenizer.network_input(flux, ivar, torch.as_tensor(spectrum.mask)[None], wavelength)[0][0].half()
-    return out
+def spectrum_loss(
+    tokenizer: SpectrumTokenizer, x: Tensor, truth: Tensor, *, done: float = 1.0, rng: Rng | None = None
+) -> Tensor:
+    """Huber of the distance from the noiseless flux in units of the noise, once as it is and once without its local
+    mean, mask cross entropy, and the sign quantizer's terms.
 
-
-def spectrum_loss(tokenizer: SpectrumTokenizer, x: Tensor, *, done: float = 1.0, rng: Rng | None = None) -> Tensor:
-    """Huber of the normalised residual in units of its error, mask cross entropy, and the sign quantizer's terms.
-
-    In training (with `rng`) a piece of the grid is used, and the bottleneck hardens: latents pass as tanh at first and
-    more and more of them as signs. Signs from the start collapse: the codes freeze before the encoder has learnt.
+    x (n, 2, L) and truth (n, L) are those of `spectrum_pairs`. Beside noise and the
+    continuum a line is a small part of the distance, and was learnt last or not at all: so there is no noise in the
+    target, and what is sharp counts again. In training (with `rng`) a piece of the grid is used, and the bottleneck hardens: latents pass as tanh at
+    first and more and more of them as signs. Signs from the start collapse: the codes freeze before the encoder has
+    learnt.
     """
     hard = float(np.clip((done - 0.15) / 0.45, 0.0, 1.0))
     if rng is not None:
         start = PIECE_STEP * int(rng.integers(0, (x.shape[2] - PIECE) // PIECE_STEP + 1))
-        x = x[:, :, start : start + PIECE]
+        x, truth = x[:, :, start : start + PIECE], truth[:, start : start + PIECE]
     z = tokenizer.latents(x).float()
     signs = tokenizer.quantizer.quantize(z)
     if hard < 1 and rng is not None:
         signs = torch.where(torch.as_tensor(rng.random(tuple(z.shape)) < hard), signs, torch.tanh(z))
     flux, mask_logits = tokenizer.reconstruct(signs).unbind(dim=1)
-    target = torch.sinh(x[:, 0]) / tokenizer.input_scaling
     snr = torch.clamp(torch.sinh(x[:, 1]) / tokenizer.input_scaling, 0, MAX_SNR)
     good = snr > 0
-    chi = F.smooth_l1_loss(flux * snr, target * snr, reduction="none", beta=3.0)
-    fit = (chi * good).sum() / good.sum()
+    off = (flux - truth) * snr
+    local = F.avg_pool1d(off[:, None], LOCAL, stride=1, padding=LOCAL // 2, count_include_pad=False)[:, 0]
+    distance = F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none")
+    sharp = F.smooth_l1_loss(off, local, reduction="none")
+    fit = ((distance + SHARP * sharp) * good).sum() / good.sum()
     masked = F.binary_cross_entropy_with_logits(mask_logits, (~good).float())
     return fit + 0.05 * masked + hard * sign_terms(tokenizer.quantizer, z)
 

@@ -1,8 +1,9 @@
 """Makes a checkpoint from observations in shards: train the codecs, tokenize, pre-train, write the folder.
 
     albireo simulate SKY --objects 24000 --seed 20261126 --shard-size 1000 --workers 2
+    python -m albireo.models.spectrum_pairs PAIRS --objects 12000 --workers 2
     python -m benchmarks.real_sky REAL
-    python -m albireo.models.pretrain --state STATE --out OUT --data SKY=0.55 --data REAL/gaia_xp_wheel=0.2 ...
+    python -m albireo.models.pretrain --state STATE --out OUT --pairs PAIRS --data SKY=0.6 --data REAL/...=0.4
 
 `--data FOLDER=SHARE` may be repeated: each folder holds shards (`observations/shards.py`), and SHARE is how often its
 objects are drawn. Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
@@ -32,16 +33,16 @@ from albireo.models.codec_training import (
     Schedule,
     image_arrays,
     image_loss,
-    spectrum_arrays,
     spectrum_loss,
     train_codec,
 )
 from albireo.models.cpu import fast_bf16
 from albireo.models.masking import Budget, Split, split
+from albireo.models.spectrum_pairs import load
 from albireo.models.stages import Progress, load_state, save_state
 from albireo.models.transformer import WITHIN, Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Coefficients, Image, Observation, Scalar, Spectrum
+from albireo.observations.observation import Coefficients, Image, Observation, Scalar
 from albireo.observations.options import ReadOptions
 from albireo.observations.shards import read_shard
 from albireo.observations.source import Source
@@ -123,12 +124,19 @@ def read(path: Path) -> Iterator[Observation]:
 # ---------------------------------------------------------------------- codecs
 
 
-def train_codecs(recipe: Recipe, data: Sequence[Data], state: Path, before: Path | None = None) -> TokenizerBank:
-    """Auto-encoders and codebooks, fitted to the first `codec_objects` objects of every folder, those that validate
-    left out. The auto-encoders go on from those of the checkpoint `before`, by the shorter schedules."""
+def train_codecs(
+    recipe: Recipe, data: Sequence[Data], pairs: Sequence[Path], state: Path, before: Path | None = None
+) -> TokenizerBank:
+    """Codebooks and the image codec, fitted to the first `codec_objects` objects of every folder, those that validate
+    left out, and the spectrum codec, fitted to the shards `pairs`.
+
+    The auto-encoders go on from those of the checkpoint `before`, by the shorter schedules, where they are built alike.
+    """
     done = state / "codecs.done"
     torch.manual_seed(recipe.seed)
-    image, spectrum = (_auto_encoder(key, before) for key in ("tok_image", "tok_spectrum_desi"))
+    (image, image_again), (spectrum, spectrum_again) = (
+        _auto_encoder(key, before) for key in ("tok_image", "tok_spectrum_desi")
+    )
     assert isinstance(image, ImageTokenizer)
     assert isinstance(spectrum, SpectrumTokenizer)
     numbers = {
@@ -137,20 +145,23 @@ def train_codecs(recipe: Recipe, data: Sequence[Data], state: Path, before: Path
         if MODALITIES[key].kind in ("scalar", "coefficients")
     }
     if not done.exists():
-        images, spectra, values = _codec_sample(recipe, data)
+        images, values = _codec_sample(recipe, data)
         for key, tokenizer in numbers.items():
             assert isinstance(tokenizer, ScalarTokenizer | CoefficientsTokenizer)
             if not isinstance(tokenizer.quantizer, LinearQuantizer):
                 tokenizer.quantizer.fit(torch.as_tensor(np.array(values[key])))
             save_file({k: v.numpy() for k, v in tokenizer.state_dict().items()}, state / f"{key}.safetensors")
-        schedule = recipe.image if before is None else recipe.image_again
+        schedule = recipe.image_again if image_again else recipe.image
         train_codec("image", image, image_loss, image_arrays(image, images), schedule, state, recipe.seed)
-        schedule, begun = (recipe.spectrum, 0.0) if before is None else (recipe.spectrum_again, HARDENED)
-        arrays = [spectrum_arrays(spectrum, spectra)]
+        schedule, begun = (recipe.spectrum_again, HARDENED) if spectrum_again else (recipe.spectrum, 0.0)
+        arrays = load(pairs)
         train_codec("spectrum", spectrum, spectrum_loss, arrays, schedule, state, recipe.seed, begun)
         legacy = [one for one in images if one.bands == MODALITIES["tok_image"].bands]
-        for kind, tokens in (("image", image.encode(legacy[:64])), ("spectrum", spectrum.encode(spectra[:64]))):
-            used = len(tokens[:, 1:].unique())
+        with torch.no_grad():
+            codes = {"image": image.encode(legacy[:64]), "spectrum": spectrum.quantizer.encode(
+                spectrum.latents(arrays[0][:64].float()))}  # fmt: skip
+        for kind, tokens in codes.items():
+            used = len(tokens.unique())
             if used < MIN_CODES:
                 raise RuntimeError(f"the {kind} codec collapsed: {used} codes in use; lower its rate")
         done.touch()
@@ -168,15 +179,16 @@ def train_codecs(recipe: Recipe, data: Sequence[Data], state: Path, before: Path
     )
 
 
-def _auto_encoder(key: str, before: Path | None) -> Tokenizer[Any]:
+def _auto_encoder(key: str, before: Path | None) -> tuple[Any, bool]:
+    """The codec to be trained, and whether it has been before."""
     config = mini.codec_config(key)
-    if before is None:
-        return build(MODALITIES[key], config)
-    tokenizer = open_codec(
-        MODALITIES[key], config, before / "codecs" / MODALITIES[key].codec / WEIGHTS, torch.device("cpu")
-    )
-    tokenizer.read_rest()
-    return tokenizer.train().requires_grad_(True)
+    if before is not None:
+        folder = before / "codecs" / MODALITIES[key].codec
+        if json.loads((folder / CONFIG).read_text()) == config:
+            tokenizer = open_codec(MODALITIES[key], config, folder / WEIGHTS, torch.device("cpu"))
+            tokenizer.read_rest()
+            return tokenizer.train().requires_grad_(True), True
+    return build(MODALITIES[key], config), False
 
 
 def halved(module: nn.Module) -> None:
@@ -186,9 +198,8 @@ def halved(module: nn.Module) -> None:
             parameter.copy_(parameter.half().float())
 
 
-def _codec_sample(recipe: Recipe, data: Sequence[Data]) -> tuple[list[Image], list[Spectrum], dict[str, list[Any]]]:
+def _codec_sample(recipe: Recipe, data: Sequence[Data]) -> tuple[list[Image], dict[str, list[Any]]]:
     images: list[Image] = []
-    spectra: list[Spectrum] = []
     values: dict[str, list[Any]] = {key: [] for key in mini.INPUTS}
     for source in data:
         count = 0
@@ -198,15 +209,13 @@ def _codec_sample(recipe: Recipe, data: Sequence[Data]) -> tuple[list[Image], li
                 for key, payload in observation.data.items():
                     if isinstance(payload, Image):
                         images.append(payload)
-                    elif isinstance(payload, Spectrum):
-                        spectra.append(payload)
                     elif isinstance(payload, Scalar) and key in values:
                         values[key].append(payload.value)
                     elif isinstance(payload, Coefficients) and key in values:
                         values[key].append(payload.values)
             if count >= recipe.codec_objects:
                 break
-    return images, spectra, values
+    return images, values
 
 
 # ---------------------------------------------------------------------- tokens
@@ -461,6 +470,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder of resumable state, outside the checkout")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--data", type=Data.of, action="append", required=True, metavar="FOLDER=SHARE")
+    parser.add_argument("--pairs", type=Path, required=True, help="shards of models/spectrum_pairs.py")
     parser.add_argument("--codecs-from", type=Path, help="a checkpoint whose image and spectrum codecs to go on from")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="of the weights and of what is drawn")
     parser.add_argument("--steps", type=int, default=Recipe.transformer.steps, help="of the transformer")
@@ -470,7 +480,7 @@ def main() -> None:
     args.state.mkdir(parents=True, exist_ok=True)
     schedule = Schedule(**{**asdict(Recipe.transformer), "steps": args.steps})
     recipe = Recipe(seed=args.seed, transformer=schedule)
-    bank = train_codecs(recipe, args.data, args.state, args.codecs_from)
+    bank = train_codecs(recipe, args.data, sorted(args.pairs.glob("*.safetensors")), args.state, args.codecs_from)
     paths = tokenize(args.data, bank, args.state)
     pools = [Pool.of(one.share, load_tokens(of)) for one, of in zip(args.data, paths, strict=True)]
     print("objects: " + ", ".join(f"{d.folder.name} {len(p.train)}" for d, p in zip(args.data, pools, strict=True)))

@@ -327,7 +327,7 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         norm = (flux * (1.0 - mask.float())).sum(-1) / (torch.count_nonzero(~mask, dim=-1) + 1.0)
         log_norm = torch.log10(torch.clamp(norm, NORM_FLOOR) + 1.0)
         log_norm = self.normalization_quantizer.decode(self.normalization_quantizer.encode(log_norm))
-        n = _norm(log_norm)
+        n = norm_of_log(log_norm)
         if self.preprocessing == ALBIREO_1:
             flux = torch.where(mask, n, flux)
             istd = torch.where(mask, 0.0, istd * n * n)
@@ -359,7 +359,7 @@ class SpectrumTokenizer(Tokenizer[Spectrum]):
         flux = self.reconstruct(self.quantizer.decode(tokens[:, 1:]))[:, 0]
         if wavelength is not None:
             flux = self.latent_grid.to_observed(flux[:, None], wavelength)[:, 0]
-        return (flux + 1.0) * _norm(self.normalization_quantizer.decode(tokens[:, 0]))
+        return (flux + 1.0) * norm_of_log(self.normalization_quantizer.decode(tokens[:, 0]))
 
 
 def _bad_pixels_stand_out(spectrum: Spectrum, low: float, high: float) -> bool:
@@ -378,6 +378,6 @@ def _bad_pixels_stand_out(spectrum: Spectrum, low: float, high: float) -> bool:
     return bool((np.abs(flux[bad] - expected) > STANDS_OUT * sigma).any())
 
 
-def _norm(log_norm: Tensor) -> Tensor:
+def norm_of_log(log_norm: Tensor) -> Tensor:
     """log10(n + 1) (B,) -> n (B, 1), floored."""
     return torch.clamp(10 ** log_norm[:, None] - 1.0, NORM_FLOOR)
