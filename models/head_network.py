@@ -118,24 +118,32 @@ class HeadNetwork(nn.Module):
             self.deep = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), last)
 
     def forward(self, values: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(values, kinds)
+        return self.read(self.scaled(values, kinds), kinds)
+
+    def scaled(self, values: Tensor, kinds: Tensor) -> Tensor:
+        """States (B, N, D) standardised; rows of kind -1 become 0."""
+        inverse = torch.cat([1 / self.scale, torch.zeros(1, self.scale.shape[1])])
+        return (values - self.centre[kinds]).mul_(inverse[kinds])
+
+    def read(self, x: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and features of standardised states."""
+        features = self.features(x, kinds)
         outputs = self.readout(features)
         return (outputs if self.deep is None else outputs + self.deep(features)), features
 
-    def features(self, values: Tensor, kinds: Tensor) -> Tensor:
-        """(B, F) of states (B, N, D); rows of kind -1 have no influence."""
-        pooled = self.pooled(values, kinds)
+    def features(self, x: Tensor, kinds: Tensor) -> Tensor:
+        """(B, F) of standardised states (B, N, D); rows of kind -1 have no influence."""
+        pooled = self.pooled(x, kinds)
         if self.pooling == "mean":
             return pooled[:, 0]
         if self.pooling == "mean_per_modality":
             return torch.einsum("bkd,kdf->bf", pooled, self.maps)
         return torch.einsum("bqd,qdf->bqf", pooled, self.maps).flatten(1)
 
-    def pooled(self, values: Tensor, kinds: Tensor) -> Tensor:
+    def pooled(self, x: Tensor, kinds: Tensor) -> Tensor:
         """What the maps are of: (B, 1, D) the mean, (B, K, D + 1) of modalities and 1 if there, or (B, Q, D)."""
         there = kinds >= 0
         at = kinds.clamp(min=0)
-        x = (values - self.centre[at]) / self.scale[at] * there[..., None]
         if self.pooling == "mean":
             return x
         if self.pooling == "mean_per_modality":
@@ -179,7 +187,8 @@ class HeadNetwork(nn.Module):
         if self.pooling == "mean":
             return
         some = [rows[i] for i in range(0, len(rows), -(-len(rows) // 512))]
-        spreads = self.features(*collate(some)).std(dim=0).clamp(min=1e-6)
+        values, of = collate(some)
+        spreads = self.features(self.scaled(values, of), of).std(dim=0).clamp(min=1e-6)
         if self.pooling == "mean_per_modality":
             self.maps.div_(spreads)
         else:
@@ -189,7 +198,8 @@ class HeadNetwork(nn.Module):
 @torch.inference_mode()
 def run_pooled(network: HeadNetwork, rows: Sequence[Rows]) -> NDArray[np.float64]:
     """What is pooled of objects, (n, groups, D)."""
-    return torch.cat([network.pooled(*collate(batch)) for batch in _batches(rows)]).double().numpy()
+    batches = (collate(batch) for batch in _batches(rows))
+    return torch.cat([network.pooled(network.scaled(values, of), of) for values, of in batches]).double().numpy()
 
 
 @torch.inference_mode()

@@ -20,11 +20,11 @@ from albireo.models.head_tasks import HeadTask, Line, Quantiles
 from albireo.models.heads import Pooling
 from albireo.models.token_states import TokenStates
 
-FEW = 3_000
+FEW = 1_500
 """Training objects below which the weight decay is chosen on the validation part."""
 
-DECAYS = (0.01, 0.3, 3.0)
-STEPS = 5_000
+DECAYS = (0.01, 1.0)
+STEPS = 4_000
 """Steps that a fit takes, about, unless there are so many objects that they need more."""
 
 PENALTIES = np.logspace(-5, 3, 17)
@@ -37,11 +37,11 @@ RATE = 2e-3
 REACH = 0.24
 """Rate of the queries, to be divided by sqrt(D): what a step can do to an attention is then alike for every D."""
 
-PATIENCE = 0.25
+PATIENCE = 0.2
 """Share of all epochs after which a fit that gets no better ends."""
 
-SIDE_BY_SIDE = 1 << 26
-"""Numbers up to which training objects are put side by side once, not batch by batch."""
+SIDE_BY_SIDE = 1 << 27
+"""Numbers, 512 MB, up to which training objects are standardised once and not batch by batch."""
 
 IN_MEMORY = 1 << 30
 """Bytes of token states up to which attentive pooling keeps them in memory while it is fitted."""
@@ -94,7 +94,7 @@ def train(
     size = max(training.rows[i].values.size for i in range(min(len(training), 200)))
     batch = max(min(batch, 4 * AT_ONCE // size), 16)
     if epochs is None:
-        epochs = int(np.clip(STEPS * batch // len(training), 20, 150))
+        epochs = int(np.clip(STEPS * batch // len(training), 20, 100))
     found: list[Trained] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,7 +126,7 @@ def _train(
     optimiser = torch.optim.AdamW(_groups(network, decay), lr=RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     order = np.random.default_rng(seed)
-    batch_of = _batches(training.rows)
+    batch_of = _batches(network, training.rows)
     best = Trained(network, loss_of(network, task, validation), decay, 0, ())
     kept = _copy(network)
     curve: list[tuple[float, float]] = []
@@ -135,7 +135,7 @@ def _train(
         total = 0.0
         for at in np.array_split(order.permutation(len(training)), -(-len(training) // batch)):
             chosen = torch.from_numpy(at)
-            outputs, _ = network(*batch_of(chosen))
+            outputs, _ = network.read(*batch_of(chosen))
             loss = (task.loss(outputs, truth[chosen]) * weights[chosen]).mean()
             optimiser.zero_grad()
             loss.backward()
@@ -154,13 +154,18 @@ def _train(
     return Trained(network.eval(), best.loss, decay, best.epoch, tuple(curve))
 
 
-def _batches(rows: Sequence[Rows]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Numbers of objects -> what the network reads of them; objects that are few numbers lie side by side already."""
+def _batches(network: HeadNetwork, rows: Sequence[Rows]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Numbers of objects -> their standardised states, and kinds: made once for all epochs, if there are not many."""
     size = max((rows[i].values.size for i in range(min(len(rows), 200))), default=0)
     if isinstance(rows, StateRows) or size * len(rows) > SIDE_BY_SIDE:
-        return lambda chosen: collate([rows[i] for i in chosen.tolist()])
+        return lambda chosen: _scaled(network, [rows[i] for i in chosen.tolist()])
+    x, kinds = _scaled(network, rows)
+    return lambda chosen: (x[chosen], kinds[chosen])
+
+
+def _scaled(network: HeadNetwork, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
     values, kinds = collate(rows)
-    return lambda chosen: (values[chosen], kinds[chosen])
+    return network.scaled(values, kinds), kinds
 
 
 def _groups(network: HeadNetwork, decay: float) -> list[dict[str, Any]]:
@@ -203,7 +208,7 @@ def start_from_ridge(network: HeadNetwork, task: Quantiles | Density, training: 
     if task.scaled(training.truth).shape[1] > PER_MODALITY:
         return
     chosen = np.arange(0, len(training), -(-len(training) // MOST))
-    if np.prod(network.pooled(*collate([training.rows[0]])).shape) <= MOST:
+    if run_pooled(network, [training.rows[0]]).size <= MOST:
         chosen = np.arange(len(training))
     x, x_new = (run_pooled(network, rows) for rows in ([training.rows[i] for i in chosen], validation.rows))
     y, y_new = task.scaled(training.truth[chosen]), task.scaled(validation.truth)
