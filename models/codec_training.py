@@ -75,11 +75,10 @@ def spectrum_loss(
     """Huber of the distance from the noiseless flux in units of the noise, once as it is and once without its local
     mean, mask cross entropy, and the sign quantizer's terms.
 
-    x (n, 2, L) and truth (n, L) are those of `spectrum_pairs`. Beside noise and the
-    continuum a line is a small part of the distance, and was learnt last or not at all: so there is no noise in the
-    target, and what is sharp counts again. In training (with `rng`) a piece of the grid is used, and the bottleneck hardens: latents pass as tanh at
-    first and more and more of them as signs. Signs from the start collapse: the codes freeze before the encoder has
-    learnt.
+    x (n, 2, L) and truth (n, L) are those of `spectrum_pairs`. Beside noise and the continuum a line is a small part of
+    the distance, and was learnt last or not at all: so there is no noise in the target, and what is sharp counts again.
+    In training (with `rng`) a piece of the grid is used, and the bottleneck hardens: latents pass as tanh at first and
+    more and more of them as signs. Signs from the start collapse: the codes freeze before the encoder has learnt.
     """
     hard = float(np.clip((done - 0.15) / 0.45, 0.0, 1.0))
     if rng is not None:

@@ -2,8 +2,8 @@
 
     python -m albireo.models.spectrum_pairs FOLDER --objects 12000 --seed 20261128 --workers 2
 
-A shard holds `x` (n, 2, L), the network's input, and `truth` (n, L), the flux that should come out, in its unit: both as
-float16. A shard is there as a whole or not at all, and one that is there is kept. Needs the extra `train`.
+A shard holds `x` (n, 2, L), the network's input, and `truth` (n, L), the flux that should come out, in its unit: both
+as float16. A shard is there as a whole or not at all, and one that is there is kept. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from albireo.models.stages import Progress
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Spectrum
 from albireo.tokenizers.bank import build
-from albireo.tokenizers.spectrum import SpectrumTokenizer
+from albireo.tokenizers.spectrum import SpectrumTokenizer, norm_of_log
 
 SHARD = 500
 """Objects of a shard; each gives two spectra."""
