@@ -51,10 +51,13 @@ def split(ids: Ids, inputs: Sequence[str], outputs: Sequence[str], budget: Budge
     first = int(rng.integers(len(here)))
     sizes = np.array([len(ids[key]) for key in here])
     of = np.repeat(np.arange(len(here)), sizes)
-    n = min(int(rng.integers(1, sizes[first] + 1)), budget.inputs)
+    room = budget.inputs
+    if len(of) <= room and len(of) > 1 and not any(key in ids for key in outputs if key not in inputs):
+        room = int(rng.integers(1, len(of)))  # something must be left to ask for
+    n = min(int(rng.integers(1, sizes[first] + 1)), room)
     rest = np.flatnonzero(of != first)
     start = int(sizes[:first].sum())
-    more = rng.choice(rest, min(budget.inputs - n, len(rest)), replace=False)
+    more = rng.choice(rest, min(room - n, len(rest)), replace=False)
     taken = np.zeros(len(of), bool)
     taken[start + rng.permutation(sizes[first])[:n]] = True
     taken[more] = True

@@ -47,6 +47,8 @@ OUTPUTS = (
     *(f"tok_flux_{band}" for band in ("g", "r", "i", "z", "w1", "w2")),
     *(f"flux_{band}_sdss" for band in "ugriz"),
     *(f"flux_{band}_2mass" for band in "jhk"),
+    *(f"tok_mag_{band}" for band in "grizy"),
+    *(f"tok_flux_{band}_gaia" for band in ("g", "bp", "rp")),
     "tok_z",
 )
 """What its decoder learns to predict."""

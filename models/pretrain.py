@@ -408,8 +408,8 @@ def pretrain(recipe: Recipe, bank: TokenizerBank, pools: Sequence[Pool], state: 
         step += 1
         extra = {}
         if step % 500 == 0 or step == schedule.steps:
-            extra = validate(model, pools, recipe)
             save_state(path, model, optimiser, step)
+            extra = validate(model, pools, recipe)
         progress.update(step, loss=loss.item(), **extra)
     return model
 

@@ -71,6 +71,17 @@ def test_what_is_shown_is_never_asked_for(seed: int, inputs: int, targets: int, 
     assert "tok_z" not in got.shown
 
 
+@given(st.integers(0, 2**31), st.integers(2, 9))
+@settings(max_examples=100, deadline=None)
+def test_of_an_object_without_other_targets_something_is_asked(seed: int, n: int) -> None:
+    """Four magnitudes fit in any budget: shown all, they would teach nothing."""
+    ids = {f"tok_mag_{b}": np.array([3]) for b in "griz"} | {"tok_spectrum_desi": np.arange(n)}
+    keys = list(ids)
+    got = split(ids, keys, keys, Budget(50, 50), np.random.default_rng(seed))
+    assert sum(map(len, got.shown.values())) >= 1
+    assert sum(map(len, got.asked.values())) >= 1
+
+
 def test_small_budgets_reach_everything() -> None:
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
