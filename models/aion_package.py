@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from albireo.models.engine import Tokens
-from albireo.observations.observation import Catalog, Coefficients, Image, Payload, SegmentationMap, Spectrum
+from albireo.observations.observation import Catalog, Coefficients, Image, Payload, Scalar, SegmentationMap, Spectrum
 
 CATALOG_ROWS = 20
 """Objects that arrays of catalogs have room for in the survey's files."""
@@ -126,6 +126,7 @@ class AionPackage:
         if isinstance(payload, Catalog):
             columns = (payload.x, payload.y, payload.e1, payload.e2, payload.r)
             return kind(*(_padded(column) for column in columns))
+        assert isinstance(payload, Scalar), type(payload)
         return kind(one(payload.value))
 
 

@@ -100,7 +100,7 @@ def evaluate(
       albireo evaluate cutouts/ --labels masses.fits --target logm --task regression --sizes 100,all --model aion-base
     """
     from albireo.models.head_fitting import Plan
-    from albireo.service.evaluation import CONTENDERS, UNTRAINED, Trial, collect
+    from albireo.service.evaluation import CONTENDERS, ENCODER, UNTRAINED, Trial, collect
     from albireo.service.fitting import states_folder
     from albireo.service.labels import Wanted, read_labels
 
@@ -113,9 +113,11 @@ def evaluate(
     paths = expanded(files)
     engines = _engines(core, with_untrained, seed)
     space = core.engine.space("tokens")
+    # Those of the encoder are where a fit on the same files finds them, and the other way round.
     folders = {
-        who: states_folder(settings.states_folder, space, paths, options, join, who, seed if who == UNTRAINED else 0)
-        for who in engines
+        who: states_folder(settings.states_folder, space, paths, options, join, *said)
+        for who, said in {ENCODER: (), UNTRAINED: (UNTRAINED, seed)}.items()
+        if who in engines
     }
     collected = collect(core, subject_batches(paths, options, None, join), table, engines, folders, group, progress_bar)
     trial = Trial(collected, plan, poolings)

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models import rivals
-from albireo.models.applicability import Facts
 from albireo.models.calibration import conformal_quantile
 from albireo.models.engine import Embedding, Engine
 from albireo.models.head_fitting import Labels, Plan, fit
@@ -34,7 +34,7 @@ from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.observation import Observation
 from albireo.service.core import Core, all_or_each
 from albireo.service.fitting import Bar, Matched, Meeting
-from albireo.service.predictions import encoded, without_labels
+from albireo.service.predictions import Encoded, encoded, without_labels
 from albireo.service.subjects import Subject
 
 TRIVIAL, RIVAL, UNTRAINED, ENCODER = "trivial", "rival", "untrained", "encoder"
@@ -99,29 +99,51 @@ def collect(
     """
     meeting = Meeting(labels)
     held: dict[str, Observation] = {}
-    writers = {who: StatesWriter(folders[who], engine) for who, engine in engines.items()}
-    for subjects in batches:
-        fresh = meeting.of(subjects)
-        with bar("encoding", len(fresh)) as progress:
-            for part in encoded(core.engine, core.inputs, fresh, with_states=False):
-                for outcome, tokens in zip(part.outcomes, part.tokens, strict=True):
-                    observation = outcome.subject.observation
-                    if observation is None or tokens is None:
-                        meeting.failed.append(outcome)
-                        continue
-                    for who, engine in engines.items():
-                        if observation.id not in writers[who].written:
-                            writers[who].add(observation, engine.embed([tokens], "tokens")[0])
-                    held[observation.id] = observation
-                progress(len(part.outcomes))
-    states = {who: writer.close() for who, writer in writers.items()}
+    with ExitStack() as stack:
+        writers = {who: stack.enter_context(StatesWriter(folders[who], engine)) for who, engine in engines.items()}
+        for subjects in batches:
+            fresh = meeting.of(subjects)
+            with bar("encoding", len(fresh)) as progress:
+                for part in encoded(core.engine, core.inputs, fresh, with_states=False):
+                    refused = [_written(writers[who], engine, part) for who, engine in engines.items()]
+                    for i, outcome in enumerate(part.outcomes):
+                        error = next((one[i] for one in refused if i in one), None)
+                        observation = outcome.subject.observation
+                        if error is not None:
+                            meeting.failed.append(outcome.failed(error.at(file=outcome.subject.file)))
+                        elif observation is None:
+                            meeting.failed.append(outcome)
+                        else:
+                            held[observation.id] = without_labels(observation)
+                    progress(len(part.outcomes))
     matched = meeting.end()
     row = {name: i for i, name in enumerate(labels.ids)}
     rows = np.array([row[name] for name in held], np.int64)
     columns = {name: values[rows] for name, values in labels.columns.items()}
-    groups = groups_of([Facts.of(one) for one in held.values()], group, columns)
+    states = {who: TokenStates.open(folder) for who, folder in folders.items()}
+    facts = {one.facts.id: one.facts for one in states[ENCODER].objects}
+    groups = groups_of([facts[name] for name in held], group, columns)
     mine = Labels(tuple(held), columns, labels.sha256, labels.source)
-    return Collected(tuple(map(without_labels, held.values())), mine, tuple(groups), states, matched)
+    return Collected(tuple(held.values()), mine, tuple(groups), states, matched)
+
+
+def _written(writer: StatesWriter, engine: Engine, part: Encoded) -> dict[int, AlbireoError]:
+    """Keep the states of a few objects that are not kept already; those that cannot be, by number, and why."""
+    new = []
+    for i, (outcome, tokens) in enumerate(zip(part.outcomes, part.tokens, strict=True)):
+        observation = outcome.subject.observation
+        if observation is not None and tokens is not None and observation.id not in writer.written:
+            new.append((i, observation, tokens))
+    results = all_or_each(lambda some: engine.embed([tokens for _, _, tokens in some], "tokens"), new)
+    refused: dict[int, AlbireoError] = {}
+    for (i, observation, _), result in zip(new, results, strict=True):
+        try:
+            if isinstance(result, AlbireoError):
+                raise result
+            writer.add(observation, result)
+        except AlbireoError as error:
+            refused[i] = error
+    return refused
 
 
 @dataclass(frozen=True)
@@ -151,7 +173,7 @@ class Trial:
     @cached_property
     def _labelled(self) -> NDArray[np.bool_]:
         """(n,) objects with a label of any target."""
-        return np.any([_there(self.data.labels.columns[target]) for target in self.plan.targets], axis=0)
+        return np.asarray(np.any([_there(self.data.labels.columns[target]) for target in self.plan.targets], axis=0))
 
     @cached_property
     def truth(self) -> dict[str, NDArray[Any]]:

@@ -103,7 +103,7 @@ def record(evidence: Evidence) -> Recipe:
             figures[figure.name] = round(figure.compute(evidence)[0], 4)
         except NotPossible:
             continue
-    vectors = _embedded(evidence)
+    vectors = evidence.sample_means
     return Recipe(
         evidence.engine.space("mean"),
         {name: {key: ids.tolist() for key, ids in one.ids.items()} for name, one in _tokens(evidence).items()},
@@ -171,7 +171,7 @@ def tokens(recipe: Recipe, evidence: Evidence) -> Measured:
 
 
 def embeddings(recipe: Recipe, evidence: Evidence) -> Measured:
-    now, known = _embedded(evidence), recipe.vectors
+    now, known = evidence.sample_means, recipe.vectors
     missing = [name for name in known if name not in now]
     off = {name: _distance(now[name], values) for name, values in known.items() if name in now}
     if missing or not off:
@@ -181,7 +181,7 @@ def embeddings(recipe: Recipe, evidence: Evidence) -> Measured:
 
 
 def neighbours(recipe: Recipe, evidence: Evidence) -> Measured:
-    now, known = _embedded(evidence), recipe.vectors
+    now, known = evidence.sample_means, recipe.vectors
     names = [name for name in known if name in now]
     if len(names) < len(known):
         return Measured(False, f"{len(known) - len(names)} samples have no embedding")
@@ -243,15 +243,8 @@ def _tokens(evidence: Evidence) -> dict[str, Tokens]:
     (probe,) = evidence.engine.tokenize([readiness.probe(evidence.engine.inputs)])
     if not isinstance(probe, Tokens):
         raise probe
-    samples = {one.id: evidence.tokens[one.id] for one in evidence.samples if one.id in evidence.tokens}
+    samples = {name: one for name, one in evidence.sample_outcomes.items() if isinstance(one, Tokens)}
     return {readiness.PROBE: probe, **samples}
-
-
-def _embedded(evidence: Evidence) -> dict[str, Floats]:
-    """Id -> mean embedding (D,) of the samples."""
-    names = [one.id for one in evidence.samples if one.id in evidence.tokens]
-    found = evidence.engine.embed([evidence.tokens[name] for name in names])
-    return {name: one.values for name, one in zip(names, found, strict=True)}
 
 
 def _heads(evidence: Evidence) -> dict[str, dict[str, Any]]:

@@ -9,13 +9,14 @@ verify    all checks of a checkpoint folder, one after another
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from albireo.models.engine import Tokens
 from albireo.observations.errors import AlbireoError
@@ -93,12 +94,14 @@ class Evidence:
     """What checks look at, of one checkpoint folder. Everything is computed in float32 on the CPU.
 
     package  whether the released package may be asked, if it is installed
+    threads  that it computes on; by default the cores granted to this process
     oracle   the released package, opened by the checks that ask it
     """
 
-    def __init__(self, folder: Path, package: bool = True) -> None:
+    def __init__(self, folder: Path, package: bool = True, threads: int | None = None) -> None:
         self.folder = folder
         self.package = package
+        self.threads = threads
         self.oracle: object = None
         self._checkpoint = _Opened(lambda: Checkpoint(folder), "the folder is no checkpoint")
         self._engine = _Opened(self._open, "the checkpoint does not open")
@@ -114,35 +117,61 @@ class Evidence:
     def _open(self) -> TorchEngine:
         from albireo.models.torch_engine import TorchEngine, use_threads  # torch takes seconds to load
 
-        use_threads()
-        return TorchEngine.open(self.folder)
+        use_threads(self.threads)
+        return TorchEngine.open(self.checkpoint.folder)
 
     @cached_property
     def samples(self) -> tuple[Observation, ...]:
         """The bundled samples, each with all that its files say of it, through the modalities that are read."""
-        batches = read_batches(expand([SAMPLES]), ReadOptions())
-        return self._readable(join([subject for batch in batches for subject in batch.subjects]))
+        return self._readable(_subjects([SAMPLES]))
 
     @cached_property
+    def sky(self) -> tuple[Observation, ...]:
+        """Objects of the simulated sky."""
+        made = simulate(SKY_OBJECTS, np.random.default_rng(SKY_SEED))
+        return self._readable([Subject(one.id, None, one) for one in made])
+
+    @property
     def objects(self) -> tuple[Observation, ...]:
-        """The samples, and objects of the simulated sky."""
-        sky = simulate(SKY_OBJECTS, np.random.default_rng(SKY_SEED))
-        return (*self.samples, *self._readable([Subject(one.id, None, one) for one in sky]))
+        """The samples, then those of the sky."""
+        return (*self.samples, *self.sky)
+
+    def of_files(self, paths: Sequence[Path]) -> Evidence:
+        """The same checkpoint, looked at with the objects of other files in the place of the samples and the sky."""
+        other = Evidence(self.folder, self.package, self.threads)
+        other._checkpoint, other._engine = self._checkpoint, self._engine
+        # What stands there under the name of a cached property is its value.
+        vars(other).update(samples=self._readable(_subjects(paths)), sky=())
+        return other
 
     def _readable(self, subjects: Iterable[Subject]) -> tuple[Observation, ...]:
         outcomes = [selected(subject, self.checkpoint.inputs) for subject in subjects]
         return tuple(one for outcome in outcomes if (one := outcome.subject.observation) is not None)
 
     @cached_property
+    def sample_outcomes(self) -> Mapping[str, Tokens | AlbireoError]:
+        """Tokens of each sample by id, or why there are none."""
+        return self._tokenized(self.samples)
+
+    @cached_property
     def outcomes(self) -> Mapping[str, Tokens | AlbireoError]:
-        """Tokens of each object by id, or why there are none."""
-        results = self.engine.tokenize(self.objects)
-        return {one.id: result for one, result in zip(self.objects, results, strict=True)}
+        """The same of every object."""
+        return {**self.sample_outcomes, **self._tokenized(self.sky)}
+
+    def _tokenized(self, objects: Sequence[Observation]) -> dict[str, Tokens | AlbireoError]:
+        return {one.id: result for one, result in zip(objects, self.engine.tokenize(objects), strict=True)}
 
     @cached_property
     def tokens(self) -> Mapping[str, Tokens]:
         """Tokens of the objects that have any."""
         return {name: one for name, one in self.outcomes.items() if isinstance(one, Tokens)}
+
+    @cached_property
+    def sample_means(self) -> Mapping[str, NDArray[np.float32]]:
+        """Mean embedding (D,) of each sample that has tokens, by id."""
+        good = {name: one for name, one in self.sample_outcomes.items() if isinstance(one, Tokens)}
+        found = self.engine.embed(list(good.values()))
+        return {name: one.values for name, one in zip(good, found, strict=True)}
 
     def having(self, *keys: str) -> list[tuple[Observation, Tokens]]:
         """The objects that have tokens of all of the modalities, with them. NotPossible if there is none."""
@@ -151,6 +180,12 @@ class Evidence:
         if not found:
             raise NotPossible(f"no object has tokens of {', '.join(keys)}")
         return found
+
+
+def _subjects(paths: Sequence[Path]) -> list[Subject]:
+    """The objects of files and folders, each with all that the files say of it."""
+    batches = read_batches(expand(paths), ReadOptions())
+    return join([subject for batch in batches for subject in batch.subjects])
 
 
 class _Opened(Generic[T]):

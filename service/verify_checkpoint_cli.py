@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from albireo.observations.errors import AlbireoError
-from albireo.service.commands import Json
+from albireo.service.commands import Json, settings_of
 from albireo.service.models_cli import Which
 from albireo.service.printing import print_json, progress_bar
 
@@ -29,6 +29,14 @@ WIDTH = 120
 def verify_checkpoint(
     model: Which,
     *,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--also",
+            metavar="FILE",
+            help="figures of these too: files or folders that state class and redshift, as SDSS spectra do (repeat it)",
+        ),
+    ] = None,
     package: Annotated[
         bool, typer.Option("--package/--no-package", help="compare with polymathic-aion, if it is installed")
     ] = True,
@@ -46,14 +54,15 @@ def verify_checkpoint(
     \b
     Examples:
       albireo verify-checkpoint aion-base --out report.json
+      albireo verify-checkpoint aion-base --also sdss-spectra/
       albireo verify-checkpoint albireo-mini
       albireo verify-checkpoint ./my-checkpoint --no-package
     """
     from albireo.service.verify_checkpoint import Evidence, verify
     from albireo.tokenizers.hub import resolve
 
-    evidence = Evidence(resolve(model), package)
-    rows = checks_of(evidence)
+    evidence = Evidence(resolve(model), package, settings_of().threads)
+    rows = checks_of(evidence, also or ())
     found = []
     with progress_bar("verifying", len(rows)) as progress:
         for one in verify(rows, evidence):
@@ -72,7 +81,7 @@ def verify_checkpoint(
     return 0 if report["ok"] else 1
 
 
-def checks_of(evidence: Evidence) -> tuple[Check, ...]:
+def checks_of(evidence: Evidence, also: Sequence[Path] = ()) -> tuple[Check, ...]:
     """Every check of a checkpoint, in the order in which they are made."""
     from albireo.service import recipe, verify_checkpoint_figures, verify_checkpoint_package, verify_checkpoint_rows
 
@@ -82,13 +91,14 @@ def checks_of(evidence: Evidence) -> tuple[Check, ...]:
         *verify_checkpoint_rows.ROWS,
         *verify_checkpoint_package.ROWS,
         *verify_checkpoint_figures.checks(figures),
+        *(verify_checkpoint_figures.checks_of_files(also) if also else ()),
         *recipe.checks(recorded),
     )
 
 
 def report_of(model: str, evidence: Evidence, found: Sequence[Found]) -> dict[str, Any]:
     """Everything that was found, as plain data, with a summary in Markdown to paste into an issue."""
-    tally = Counter(one.state for one in found)
+    tally = Counter[str](one.state for one in found)
     counts = {state: tally[state] for state in MARKS}
     about = {"checkpoint": _identity(evidence), "software": _software()}
     return {

@@ -6,9 +6,10 @@ checkpoint that ships its own figures (service/recipe.py) those are expected. Of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -76,11 +77,27 @@ def checks(recorded: Mapping[str, float] | None) -> tuple[Check, ...]:
     )
 
 
+def checks_of_files(paths: Sequence[Path]) -> tuple[Check, ...]:
+    """The figures of other files, which state the class and the redshift of their objects, against AION-1's bounds."""
+    opened: list[Evidence] = []
+
+    def measure(figure: Figure, evidence: Evidence) -> Measured:
+        if not opened:
+            opened.append(evidence.of_files(paths))
+        return _bounded(figure, opened[0])
+
+    group = f"{GROUP}, of your files"
+    return tuple(
+        Check(group, one.name, f"{one.side} {one.bound:g}{one.unit}", one.reason, partial(measure, one))
+        for one in FIGURES
+    )
+
+
 def _bounded(figure: Figure, evidence: Evidence) -> Measured:
     value, what = figure.compute(evidence)
     text = f"{value:.3f}{figure.unit}, {what}"
     if not evidence.checkpoint.of_aion:
-        return Measured(None, f"{text}; not judged", value, "nothing: it is not AION-1 and has no recipe.json")
+        return Measured(None, f"{text}; not judged", value, "nothing is known: it is not AION-1")
     good = value >= figure.bound if figure.side == "at least" else value <= figure.bound
     return Measured(good, text, value)
 
@@ -127,11 +144,10 @@ def spectra_come_back(evidence: Evidence) -> tuple[float, str]:
             spectrum = one.data[key]
             assert isinstance(spectrum, Spectrum)
             back = evidence.engine.values(key, tokens.ids[key][None])[0].astype(np.float64)
-            weight = np.where(spectrum.mask, 0.0, spectrum.ivar)
+            weight = np.where(spectrum.mask, 0.0, spectrum.ivar.astype(np.float64))
             at = np.interp(spectrum.wavelength, grid, back, left=0, right=0)
-            flux, total = (_binned(np.nan_to_num(column) * weight) for column in (spectrum.flux, np.ones(len(weight))))
-            said = _binned(at * weight)
-            good = total > 0
+            flux, total = _binned(np.nan_to_num(spectrum.flux.astype(np.float64)) * weight), _binned(weight)
+            said, good = _binned(at * weight), total > 0
             found.append(_r2(said[good] / total[good], flux[good] / total[good]))
     return _median(found), f"median R2 of {len(found)} spectra in bins of {BIN} pixels"
 

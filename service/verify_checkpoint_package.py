@@ -111,7 +111,7 @@ def _payloads(evidence: Evidence) -> Iterator[tuple[str, Payload]]:
 
 def _objects(evidence: Evidence) -> list[Tokens]:
     """Tokens of a few objects."""
-    found = [evidence.tokens[one.id] for one in evidence.samples if one.id in evidence.tokens][:SEEN]
+    found = [one for one in evidence.sample_outcomes.values() if isinstance(one, Tokens)][:SEEN]
     if len(found) < 2:
         raise NotPossible("fewer than two samples have tokens")
     return found

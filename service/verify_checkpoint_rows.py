@@ -14,7 +14,7 @@ from albireo.models.engine import Tokens
 from albireo.observations.modalities import AION_KEYS, FLUX_DENSITY, MODALITIES
 from albireo.observations.observation import Coefficients, Observation, Payload, Scalar, Spectrum
 from albireo.service.verify_checkpoint import Check, Evidence, Measured, NotPossible
-from albireo.tokenizers.checkpoint import Checkpoint, TokenSpec
+from albireo.tokenizers.checkpoint import TokenSpec
 from albireo.tokenizers.hub import SIZES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ ROUNDING = 1e-5
 
 
 def opens(evidence: Evidence) -> Measured:
-    checkpoint = Checkpoint(evidence.folder)
+    checkpoint = evidence.checkpoint
     parameters = sum(prod(shape) for shape in checkpoint.shapes.values())
     depths = f"{checkpoint.config.get('encoder_depth')} + {checkpoint.config.get('decoder_depth')} blocks"
     return Measured(True, f"width {checkpoint.dim}, {depths}, {parameters / 1e6:.1f} M parameters")
@@ -168,7 +168,8 @@ def norms_of_spectra(evidence: Evidence) -> Measured:
     n = 2000
     level = [np.full(n, value * (n + 1) / n) for value in NORM_CODES]
     grid, flux, mask = spiked()
-    given = [_spectrum(key, 4000 + 0.8 * np.arange(n), one, np.zeros(n, bool)) for one in level]
+    plain = 4000 + 0.8 * np.arange(n, dtype=np.float64)
+    given = [_spectrum(key, plain, one, np.zeros(n, bool)) for one in level]
     tokens = _tokens(evidence.engine, [{key: one} for one in (*given, _spectrum(key, grid, flux, mask))])
     found = [int(one.ids[key][0]) for one in tokens]
     return Measured(found == [*NORM_CODES.values(), SPIKE_NORM], " ".join(map(str, found)))
@@ -176,8 +177,8 @@ def norms_of_spectra(evidence: Evidence) -> Measured:
 
 def spiked() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Wavelengths in Angstrom, flux and mask of a spectrum on DESI's grid; masked pixels, one a spike of 10,000."""
-    grid = 3600 + 0.8 * np.arange(7781)
-    flux = 5 + 2 * np.sin((grid - 3600) / 500)
+    grid: NDArray[np.float64] = 3600 + 0.8 * np.arange(7781, dtype=np.float64)
+    flux: NDArray[np.float64] = 5 + 2 * np.sin((grid - 3600) / 500)
     flux[150] = 1e4
     mask = np.zeros(len(grid), bool)
     mask[100:200] = True

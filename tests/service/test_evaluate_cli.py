@@ -33,7 +33,7 @@ def of_mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Answer, Path
     folder = tmp_path_factory.mktemp("mini")
     table = write_objects(folder / "objects.ecsv", 200)
     rest = ("--target", "mass", "--task", "regression", "--sizes", "100,all", "--epochs", 20, "--pooling", "mean")
-    done = CliRunner().invoke(
+    done = CliRunner(env={"ALBIREO_THREADS": "1"}).invoke(
         app,
         [str(a) for a in ("evaluate", table, "--labels", table, *rest, "--data", folder, "--report", folder / "page")],
     )

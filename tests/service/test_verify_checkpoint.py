@@ -18,6 +18,7 @@ from albireo.observations.errors import BadInput
 from albireo.observations.modalities import AION_KEYS
 from albireo.service import verify_checkpoint_figures as figures
 from albireo.service.cli import app
+from albireo.service.demo import SAMPLES
 from albireo.service.recipe import MAKE, RECIPE, Recipe, checks
 from albireo.service.shelf import Shelf
 from albireo.service.verify_checkpoint import Check, Evidence, Found, Measured, NotPossible, verify
@@ -29,7 +30,7 @@ Report = dict[str, Any]
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["verify-checkpoint", *(str(a) for a in arguments)])
+    return CliRunner(env={"ALBIREO_THREADS": "1"}).invoke(app, ["verify-checkpoint", *(str(a) for a in arguments)])
 
 
 def states(report: Report, group: str | None = None) -> dict[str, str]:
@@ -93,7 +94,7 @@ def test_the_recipe_is_of_every_head_that_is_shipped() -> None:
 
 
 def own_answers(folder: Path) -> dict[str, Found]:
-    return {one.name: one for one in verify(checks(Recipe.read(folder)), Evidence(folder))}
+    return {one.name: one for one in verify(checks(Recipe.read(folder)), Evidence(folder, threads=1))}
 
 
 def test_one_weight_of_the_encoder(folder: Path) -> None:
@@ -123,8 +124,9 @@ def test_a_codebook_in_the_place_of_another(folder: Path) -> None:
     (folder / RECIPE).unlink()
     shutil.copyfile(folder / "codecs/g_cmodel_mag/model.safetensors", folder / "codecs/EBV/model.safetensors")
     change(folder / "codecs/a_g/model.safetensors", _turned_round)
-    rows = (*ROWS, *figures.checks(None)[:2], *checks(None))
-    found = {(one.group, one.name): one for one in verify(rows, Evidence(folder))}
+    rows = [one for one in ROWS if one.name in ("modalities", "codebooks")]
+    rows += [*figures.checks(None)[:2], *checks(None)]
+    found = {(one.group, one.name): one for one in verify(rows, Evidence(folder, threads=1))}
     wrong = found["codecs", "codebooks"]
     assert wrong.state == "failed"
     assert "tok_ebv goes from" in wrong.measured
@@ -155,8 +157,7 @@ def test_a_network_that_does_not_open(folder: Path) -> None:
     """Said once, by the check that opens it; what is known without it is still told."""
     change(folder / "model.safetensors", lambda t: t.pop("encoder.0.attn.qkv.weight"))
     report = json.loads(call(folder, "--json").stdout)
-    failed = [name for name, state in states(report).items() if state == "failed"]
-    assert failed == ["tensors", "network"]
+    assert [name for name, state in states(report).items() if state == "failed"] == ["tensors", "network"]
     assert states(report, "files")["layout"] == "passed"
     assert {one["measured"] for one in report["checks"] if one["group"] == OWN} == {"the checkpoint does not open"}
 
@@ -165,6 +166,24 @@ def test_a_damaged_recipe(folder: Path) -> None:
     (folder / RECIPE).write_text("{}")
     found = list(verify(checks(Recipe.found(folder)), Evidence(folder)))
     assert [(one.name, one.state) for one in found] == [("recipe", "failed")]
+
+
+def test_the_figures_of_other_files() -> None:
+    """They are of these files alone; the checkpoint is opened once."""
+    evidence = Evidence(MINI, threads=1)
+    paths = sorted(SAMPLES.glob("spec-*.fits.gz"))
+    rows = {one.name: one for one in figures.checks_of_files(paths)}
+    wanted = ("spectra come back", "spectrum codes in use", "redshift of a spectrum", "images come back")
+    found = {one.name: one for one in verify([rows[name] for name in wanted], evidence)}
+    assert len(paths) == 6
+    assert f"{6 * (evidence.checkpoint.inputs['tok_spectrum_sdss'].n_tokens - 1)} tokens" in (
+        found["spectrum codes in use"].measured
+    )
+    assert "median R2 of 6 spectra" in found["spectra come back"].measured
+    assert {one.state for one in found.values()} == {"not possible"}
+    assert found["images come back"].measured == "no object has any"
+    assert evidence.of_files(paths).engine is evidence.engine
+    assert len(evidence.samples) == 16
 
 
 def test_a_recipe_is_written_as_it_is_read(tmp_path: Path) -> None:
