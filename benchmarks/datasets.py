@@ -1,7 +1,7 @@
 """Labelled real data for evaluation: every set as observations, labels and groups, by the conventions of its source.
 
     DATASETS   name -> the function that reads it from the folder of the data
-    SIMULATED  name -> which simulated objects
+    SIMULATED  name -> which simulated objects, and how many
     read       a set of either by its name
 
 Here are the photometric sets of galaxies; spectra and stars are in spectra_sets and star_sets. What a set's numbers are
@@ -183,7 +183,7 @@ SIMULATED_SEED = 900_001
 """A sky that nothing is trained on."""
 
 
-def simulated(folder: Path, kind: Kind = "mix", n: int = 3000) -> Dataset:
+def simulated(folder: Path, kind: Kind, n: int) -> Dataset:
     """Objects of the simulated sky, with what was drawn of them as labels; made in `folder` unless they are there."""
     order = Order(n, kind, SIMULATED_SEED)
     place = folder / f"{kind}-{n}-seed{order.seed}-recipe{order.recipe}"
@@ -221,10 +221,10 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 }
 """Name -> reader of the folder of real data; `gaia_xp_wheel` needs what `python -m benchmarks.star_sets` downloads."""
 
-SIMULATED: dict[str, Kind] = {"simulated_mix": "mix", "simulated_galaxies": "galaxies"}
-"""Name -> kind of simulated objects."""
+SIMULATED: dict[str, tuple[Kind, int]] = {"simulated_mix": ("mix", 3000), "simulated_galaxies": ("galaxies", 1500)}
+"""Name -> kind of simulated objects, and how many."""
 
 
 def read(name: str, real: Path, made: Path) -> Dataset:
     """A set by its name: from the folder of real data, or simulated and kept in the folder `made`."""
-    return simulated(made, SIMULATED[name]) if name in SIMULATED else DATASETS[name](real)
+    return simulated(made, *SIMULATED[name]) if name in SIMULATED else DATASETS[name](real)

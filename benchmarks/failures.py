@@ -46,12 +46,16 @@ def draw(test: Dataset, failed: Sequence[Mapping[str, Any]], path: Path) -> None
         low, high = np.percentile(flux, [0.5, 99.5])
         axis.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
         if (z := one.get("redshift")) is not None:
-            for name, rest in LINES.items():
+            for k, (name, rest) in enumerate(LINES.items()):
                 if x[0] < rest * (1 + z) < x[-1]:
                     axis.axvline(rest * (1 + z), color="tab:blue", lw=0.6, alpha=0.6)
-                    axis.text(rest * (1 + z), high, name, fontsize=5, color="tab:blue")
+                    # Names of neighbouring lines stand one above the other.
+                    height = high + (0.14 if k % 2 else 0.02) * (high - low)
+                    axis.text(rest * (1 + z), height, name, fontsize=5, color="tab:blue")
         axis.set_title(f"{one['id']}: label {one['label']}, said {one['said']}", fontsize=6)
         axis.tick_params(labelsize=5)
+    figure.supxlabel("vacuum wavelength (Angstrom), means of 5 pixels", fontsize=7)
+    figure.supylabel("flux (1e-17 erg / (s cm2 Angstrom))", fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

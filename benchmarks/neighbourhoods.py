@@ -33,8 +33,8 @@ ROWS = (CHANCE, PCA, UNTRAINED, ENCODER)
 
 ACROSS = "simulated_mix"
 """The set whose objects are given by lot."""
-MOST = 800
-"""Of these objects, reference and tested ones together."""
+LARGEST, LOT_OBJECTS = 1000, 480
+"""Objects of a set that are compared; of those given by lot, reference and tested ones together."""
 PHOTOMETRY = (*LEGACY, *SHAPE, *EBV)
 LOTS: dict[str, tuple[str, ...]] = {
     "photometry": PHOTOMETRY,
@@ -69,6 +69,7 @@ def measure(dataset: Dataset, encoders: Mapping[str, Encoder], records: Records,
     missing = [who for who in ROWS if records.read(name, who, None) is None]
     inputs = encoders[ENCODER].engine.inputs
     readable = dataset.subset(np.array([bool(set(one.data) & set(inputs)) for one in dataset.observations]))
+    readable = readable.subset(np.arange(min(len(readable), LARGEST)))
     if not missing or len(readable) <= NEIGHBOURS:
         return
     states = {who: encoders[who].states(readable, tuple(inputs)) for who in (ENCODER, UNTRAINED)}
@@ -92,12 +93,12 @@ def measure_across(dataset: Dataset, encoders: Mapping[str, Encoder], records: R
     parts = (LEGACY, IMAGES, SPECTRA)
     there = [all(set(part) & one.data.keys() & read for part in parts) for one in dataset.observations]
     rng = np.random.default_rng([seed, 2])
-    chosen = rng.permutation(np.flatnonzero(there))[:MOST]
+    chosen = rng.permutation(np.flatnonzero(there))[:LOT_OBJECTS]
     reference, tested = dataset.subset(np.sort(chosen[::2])), dataset.subset(np.sort(chosen[1::2]))
     drawn = np.array(list(LOTS))[rng.permutation(len(tested)) % len(LOTS)]
     for who in (UNTRAINED, ENCODER):
         missing = [pooling for pooling in POOLINGS if records.read(name, row(who, pooling), None) is None]
-        if not missing or len(tested) < NEIGHBOURS * len(LOTS):
+        if not missing or len(tested) < 4 * NEIGHBOURS:
             continue
         encoder = encoders[who]
         references = {lot: means(encoder.states(reference, keys), reference) for lot, keys in LOTS.items()}

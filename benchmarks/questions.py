@@ -15,6 +15,12 @@ from benchmarks.labelled import Dataset
 SIZES: tuple[int | None, ...] = (100, 300, 1000, 3000, None)
 """Numbers of labels; None = all there are."""
 
+TWO: tuple[int | None, ...] = (300, None)
+"""The same where another question on such objects has the whole curve."""
+
+RELATIVE = 10.0
+"""1e-17 erg / (s cm2 Angstrom): as bright as survey spectra often are."""
+
 Keep = Callable[[Dataset], NDArray[np.bool_]]
 
 
@@ -51,6 +57,8 @@ class Question:
     needed          of each of these groups of keys an object must have one
     keep            which objects of a set count
     beside          the question about simulated objects that this one about real ones stands beside
+    window          Angstrom: what is outside is taken from spectra, and the rest scaled to a median of RELATIVE, where
+                    sets cover different wavelengths and state fluxes of no unit
     limit           of a redshift in km / s: farther off is a failure, which is listed with its picture
     """
 
@@ -65,6 +73,7 @@ class Question:
     sizes: tuple[int | None, ...] = SIZES
     keep: Keep = field(default=_everything)
     beside: str = ""
+    window: tuple[float, float] | None = None
     limit: float | None = None
 
     @property
@@ -94,7 +103,7 @@ def _galaxies(name: str, title: str, keys: tuple[str, ...]) -> Question:
     """The same galaxies, with more and more of what is known of them."""
     return Question(
         name, f"Simulated galaxies: {title}", "regression", GALAXY, "simulated_galaxies", "simulated_galaxies", keys,
-        (("tok_flux_r",), IMAGES, SPECTRA), sizes=(300, None),
+        (("tok_flux_r",), IMAGES, SPECTRA), sizes=TWO,
     )  # fmt: skip
 
 
@@ -108,21 +117,20 @@ QUESTIONS: dict[str, Question] = {
                  fitted="photoz_kcorrect_gst", tested="photoz_kcorrect_gst", keys=(*UGRIZ, *JHK, *EBV),
                  needed=(UGRIZ,), beside="simulated_photoz", **REDSHIFT),
         Question("photoz_griz", "Galaxies: redshift from g r i z of SDSS", fitted="photoz_kcorrect_gst",
-                 tested="photoz_kcorrect_gst", keys=(*GRIZ, *EBV), needed=(GRIZ,), **REDSHIFT),
+                 tested="photoz_kcorrect_gst", keys=(*GRIZ, *EBV), needed=(GRIZ,), sizes=TWO, **REDSHIFT),
         Question("photoz_mgs", "Galaxies: redshift from u g r i z, a community benchmark", fitted="photoz_sdss_mgs",
-                 tested="photoz_sdss_mgs", keys=(*UGRIZ, *EBV), needed=(UGRIZ,), **REDSHIFT),
+                 tested="photoz_sdss_mgs", keys=(*UGRIZ, *EBV), needed=(UGRIZ,), sizes=TWO, **REDSHIFT),
         Question("photoz_zcosmos", "Galaxies: redshift from g r i z of zCOSMOS", fitted="photoz_zcosmos",
                  tested="photoz_zcosmos", keys=HSC, needed=(HSC,), **REDSHIFT),
         Question("photoz_vvds", "Galaxies: redshift from g r i z of VVDS", fitted="photoz_vvds", tested="photoz_vvds",
-                 keys=HSC, needed=(HSC,), **REDSHIFT),
+                 keys=HSC, needed=(HSC,), sizes=TWO, **REDSHIFT),
         Question("simulated_photoz", "Simulated galaxies: redshift from u g r i z J H K", fitted="simulated_galaxies",
-                 tested="simulated_galaxies", keys=(*UGRIZ, *JHK, *EBV), needed=(UGRIZ,), sizes=(100, 300, None),
-                 **REDSHIFT),
+                 tested="simulated_galaxies", keys=(*UGRIZ, *JHK, *EBV), needed=(UGRIZ,), sizes=TWO, **REDSHIFT),
         Question("class_spectra", "Class of SDSS and BOSS spectra, learnt from simulated ones", "classification",
-                 {"class": ""}, "simulated_mix", "sdss_boss_spectra", SPECTRA, (SPECTRA,), sizes=(100, 300, None),
+                 {"class": ""}, "simulated_mix", "sdss_boss_spectra", SPECTRA, (SPECTRA,), sizes=TWO,
                  keep=_sure, beside="simulated_class"),
         Question("simulated_class", "Class of simulated spectra", "classification", {"class": ""}, "simulated_mix",
-                 "simulated_mix", SPECTRA, (SPECTRA,), sizes=(100, 300, None)),
+                 "simulated_mix", SPECTRA, (SPECTRA,), sizes=TWO),
         Question("redshift_galaxies", "Redshift of galaxies' SDSS spectra, learnt from simulated ones",
                  fitted="simulated_mix", tested="sdss_boss_spectra", keys=SPECTRA, needed=(SPECTRA,), sizes=(None,),
                  keep=_sure_of_class("GALAXY"), beside="simulated_redshift", limit=1000.0, **REDSHIFT),
@@ -133,7 +141,7 @@ QUESTIONS: dict[str, Question] = {
                  fitted="simulated_mix", tested="simulated_mix", keys=SPECTRA, needed=(SPECTRA,), sizes=(None,),
                  keep=_of_class("GALAXY", "QSO"), limit=3000.0, **REDSHIFT),
         Question("lamost_stars", "Stars: LAMOST spectra, learnt from the MILES library", "regression", STELLAR,
-                 "miles_stars", "lamost_spectra", SPECTRA, (SPECTRA,), sizes=(100, 300, None)),
+                 "miles_stars", "lamost_spectra", SPECTRA, (SPECTRA,), sizes=TWO, window=(3750.0, 7400.0)),
         _galaxies("galaxies_photometry", "photometry", SIMULATED_PHOTOMETRY),
         _galaxies("galaxies_image", "photometry and image", (*SIMULATED_PHOTOMETRY, *IMAGES)),
         _galaxies("galaxies_spectrum", "photometry, image and spectrum", (*SIMULATED_PHOTOMETRY, *IMAGES, *SPECTRA)),

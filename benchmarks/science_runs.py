@@ -28,16 +28,20 @@ from albireo.models.head_fitting import Labels, Plan, fit
 from albireo.models.heads import LEVELS, Answer, Head
 from albireo.observations.errors import BadInput
 from albireo.observations.modalities import MODALITIES
+from albireo.observations.observation import Observation, Spectrum
 from benchmarks.encoding import BATCH, Encoder
 from benchmarks.failures import draw
 from benchmarks.judging import judged, main_metrics
 from benchmarks.labelled import Dataset, held_out, split
-from benchmarks.questions import Question
+from benchmarks.questions import RELATIVE, SIZES, TWO, Question
 from benchmarks.template_fit import COMPONENTS, TemplateFit
 
 TRIVIAL, TEMPLATES, RIVAL, QUANTISED = "trivial", "templates", "rival", "rival on tokens"
 UNTRAINED, ENCODER = "untrained", "encoder"
 CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, UNTRAINED, ENCODER)
+
+SIZES_OF: dict[str, tuple[int | None, ...]] = {QUANTISED: (None,), UNTRAINED: TWO}
+"""Numbers of labels at which these are asked; all others at all."""
 
 VALIDATION = 0.15
 CALIBRATION = 30
@@ -45,6 +49,9 @@ CALIBRATION = 30
 
 POOLINGS = (("mean_per_modality", "mlp"), ("attentive", "mlp"))
 """What is tried with many tokens a modality; the least loss on the validation part is taken."""
+
+ATTENTIVE = 40
+"""Epochs of attentive pooling: it reads every token, and takes as long as all the rest."""
 
 PLAIN = (("mean", "mlp"),)
 """Tried beside them with all labels, for comparison."""
@@ -108,7 +115,8 @@ class Setting:
     test: Dataset
 
     @classmethod
-    def of(cls, question: Question, read: Callable[[str], Dataset], seed: int) -> Setting:
+    def of(cls, question: Question, read: Callable[[str], Dataset], seed: int, most: int | None = None) -> Setting:
+        """`most` labels are given, None = all there are."""
         fitted, tested = (_suited(question, read(name)) for name in (question.fitted, question.tested))
         assert not read(question.fitted).test_only, f"{question.fitted} is for testing only"
         if question.fitted == question.tested:
@@ -116,7 +124,7 @@ class Setting:
             fitted, tested = fitted.subset(~testing), tested.subset(testing)
         assert not {one.id for one in fitted.observations} & {one.id for one in tested.observations}
         order = np.random.default_rng([seed, 1]).permutation(len(fitted))
-        return cls(question, fitted.subset(order), tested)
+        return cls(question, fitted.subset(order[:most]), tested)
 
     def given(self, size: int | None) -> Dataset:
         """The first `size` objects of the pool: fewer labels are always some of more."""
@@ -136,7 +144,32 @@ def _suited(question: Question, dataset: Dataset) -> Dataset:
         replace(one, data={key: one.data[key] for key in one.data if key in question.keys}, extras={}, metadata={})
         for one in chosen.observations
     )
-    return replace(chosen, observations=kept)
+    if question.window is None:
+        return replace(chosen, observations=kept)
+    low, high = question.window
+    cut = tuple(_within(one, low, high) for one in kept)
+    return replace(chosen, observations=cut, name=f"{chosen.name} from {low:.0f} to {high:.0f} A")
+
+
+def _within(observation: Observation, low: float, high: float) -> Observation:
+    """Its spectra between two wavelengths, scaled to a median of RELATIVE."""
+    data = dict(observation.data)
+    for key, one in observation.data.items():
+        if isinstance(one, Spectrum):
+            inside = (one.wavelength >= low) & (one.wavelength <= high)
+            good = inside & ~one.mask
+            middle = float(np.median(np.abs(one.flux[good]))) if good.any() else 0.0
+            scale = np.float32(RELATIVE / middle if middle > 0 else 1.0)
+            data[key] = replace(
+                one, wavelength=one.wavelength[inside], flux=one.flux[inside] * scale,
+                ivar=one.ivar[inside] / scale**2, mask=one.mask[inside],
+            )  # fmt: skip
+    return replace(observation, data=data)
+
+
+def tell(text: str) -> None:
+    """A line at once, also into a file: a run takes long."""
+    print(text, flush=True)
 
 
 def answer(
@@ -144,14 +177,14 @@ def answer(
     encoders: Mapping[str, Encoder],
     records: Records,
     seed: int,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
     poolings: Sequence[tuple[str, str]] | None = None,
 ) -> None:
     """Every record of a question that is not there yet; `poolings` are the heads of which the best is taken."""
     question = setting.question
     for who in CONTENDERS:
-        sizes = [None] if who == QUANTISED else setting.sizes()
-        missing = [size for size in sizes if records.read(question.name, who, size) is None]
+        wanted = [size for size in setting.sizes() if size in SIZES_OF.get(who, SIZES)]
+        missing = [size for size in wanted if records.read(question.name, who, size) is None]
         encoder = encoders[UNTRAINED if who == UNTRAINED else ENCODER]
         if not missing or not _concerned(who, question, encoder):
             continue
@@ -263,7 +296,7 @@ class _RivalContender:
 
     def _intervals(self, value: Doubles, off: Doubles) -> dict[float, Doubles]:
         """level -> (N, 2), all of one width, or of one share of 1 + z: split conformal on the validation part."""
-        scale = 1.0 + value if self.setting.question.task == "redshift" else np.ones(len(value))
+        scale = np.abs(1.0 + value) if self.setting.question.task == "redshift" else np.ones(len(value))
         widths = {level: conformal_quantile(off, level) for level in LEVELS}
         return {
             level: np.stack([value - width * scale, value + width * scale], axis=1)
@@ -279,7 +312,7 @@ class _HeadContender:
         self, setting: Setting, encoder: Encoder, seed: int, poolings: Sequence[tuple[str, str]] | None
     ) -> None:
         self.setting, self.encoder, self.seed = setting, encoder, seed
-        several = not _kinds(setting.question) <= {"scalar", "coefficients"}
+        several = _kinds(setting.question) != {"scalar"}
         # One token a modality leaves attention nothing to choose.
         self.poolings = poolings or (POOLINGS if several else POOLINGS[:1])
         self.beside = PLAIN if several and not poolings else ()
@@ -322,7 +355,8 @@ class _HeadContender:
         calibration = min(max(0.15, CALIBRATION / n), 0.3)
         parts = (1.0 - VALIDATION - calibration, VALIDATION, calibration, 0.0)
         return Plan(question.task, tuple(question.targets), units=dict(question.targets), pooling=pooling,
-                    network=network, parts=parts, seed=self.seed)  # fmt: skip
+                    network=network, parts=parts, seed=self.seed,
+                    epochs=ATTENTIVE if pooling == "attentive" else None)  # fmt: skip
 
     def _answers(self, head: Head) -> Iterator[tuple[str, Answer]]:
         by_id = {one.id: one for one in self.setting.test.observations}

@@ -210,7 +210,7 @@ def start_from_ridge(network: HeadNetwork, task: Quantiles | Density, training: 
     chosen = np.arange(0, len(training), -(-len(training) // MOST))
     if run_pooled(network, [training.rows[0]]).size <= MOST:
         chosen = np.arange(len(training))
-    x, x_new = (run_pooled(network, rows) for rows in ([training.rows[i] for i in chosen], validation.rows))
+    x, x_new = (run_pooled(network, rows) for rows in ([training.rows[i] for i in chosen.tolist()], validation.rows))
     y, y_new = task.scaled(training.truth[chosen]), task.scaled(validation.truth)
     lines = ridge(x.reshape(len(x), -1), y, training.weights[chosen], x_new.reshape(len(x_new), -1), y_new)
     told = network.tell(torch.tensor(np.stack([line.slopes for line in lines])).float().unflatten(1, x.shape[1:]))

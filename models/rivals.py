@@ -10,7 +10,7 @@ Everything is deterministic given the seed. Needs scikit-learn (extra `train`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -170,11 +170,18 @@ def best(
     """Of all models fitted to `inputs` (N, F) and `labels` (N,) the best on the validation part, fitted again to both.
 
     Best is the least mean squared error of numbers (of redshifts the absolute error: their few outliers are counted
-    apart), the least negative log likelihood of classes.
+    apart), the least negative log likelihood of classes. Inputs that are missing or alike everywhere are left out.
     """
-    if task == "regression":
-        return _regression(inputs, np.asarray(labels, np.float64), validation, seed, redshift)
-    return _classification(inputs, np.asarray(labels, np.str_), validation, seed)
+    told = np.array([len(np.unique(column[np.isfinite(column)])) > 1 for column in inputs[:CHOOSING].T], bool)
+    if not told.any():
+        return trivial(task, np.concatenate([labels, validation[1]]), redshift)
+    known, new = inputs[:, told], (validation[0][:, told], validation[1])
+    rival = (
+        _regression(known, np.asarray(labels, np.float64), new, seed, redshift)
+        if task == "regression"
+        else _classification(known, np.asarray(labels, np.str_), new, seed)
+    )
+    return replace(rival, predict=lambda other: rival.predict(other[:, told]))
 
 
 def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]], seed: int, redshift: bool) -> Rival:
@@ -185,11 +192,10 @@ def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]]
     middle, spread = float(np.mean(y)), float(np.std(y)) or 1.0
     scaled = (y - middle) / spread
     models: dict[str, Any] = {
-        f"boosted trees ({loss})": HistGradientBoostingRegressor(
-            loss=loss, min_samples_leaf=min(20, max(2, len(y) // 20)), early_stopping=False, random_state=seed,
-            **_rounds(x, 400),
+        "boosted trees": HistGradientBoostingRegressor(
+            loss="absolute_error" if redshift else "squared_error", min_samples_leaf=min(20, max(2, len(y) // 20)),
+            early_stopping=False, random_state=seed, **_rounds(x, 400),
         )
-        for loss in ("squared_error", "absolute_error")
     } | {
         f"network (decay {alpha:g})": _prepared(
             MLPRegressor(
@@ -200,7 +206,7 @@ def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]]
         for alpha in (1e-4, 1e-1)
     }  # fmt: skip
     if len(y) <= MOST_SUPPORT:
-        models |= {f"support vectors (C {c:g})": _prepared(SVR(C=c, epsilon=0.02)) for c in (1.0, 10.0, 100.0)}
+        models["support vectors"] = _prepared(SVR(C=10.0, epsilon=0.02))
     new, truth = validation[0], (np.asarray(validation[1], np.float64) - middle) / spread
     errors = {}
     for name, model in models.items():
@@ -208,7 +214,8 @@ def _regression(x: Doubles, y: Doubles, validation: tuple[Doubles, NDArray[Any]]
         errors[name] = np.abs(np.asarray(model.predict(new)) - truth)
     name = min(errors, key=lambda one: float(np.mean(errors[one] ** (1 if redshift else 2))))
     chosen = models[name]
-    off = spread * errors[name] / ((1 + middle + spread * np.asarray(chosen.predict(new))) if redshift else 1.0)
+    scale = np.abs(1 + middle + spread * np.asarray(chosen.predict(new))) if redshift else 1.0
+    off = spread * errors[name] / scale
     _quietly(chosen.fit, np.concatenate([x, new]), np.concatenate([scaled, truth]))
     return Rival(name, lambda other: middle + spread * np.asarray(chosen.predict(other)), off=off)
 
