@@ -72,7 +72,11 @@ def main() -> int:
             tasks["neighbours of objects given by lot"] = across
         failed = [name for name, task in tasks.items() if not done(name, task)]
     if args.out:
-        about = {"checkpoint": f"{engine.name}, {engine.checkpoint.fingerprint[:12]}", "seed": str(args.seed)}
+        about = {
+            "checkpoint": f"{engine.name}, {engine.checkpoint.fingerprint[:12]}",
+            "seed": str(args.seed),
+            "labels given": f"all there are, but {args.most} at most",
+        }
         pictures = args.out.with_suffix("")
         args.out.write_text(page(records, about, pictures))
         print(f"{args.out}. Next: look at it and at {pictures}")

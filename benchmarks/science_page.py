@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 
 from benchmarks import neighbourhoods
 from benchmarks.questions import QUESTIONS, Question
-from benchmarks.science_runs import CONTENDERS, ENCODER, QUANTISED, RIVAL, TEMPLATES, TRIVIAL, UNTRAINED, Records
+from benchmarks.science_runs import CONTENDERS, ENCODER, PCA, QUANTISED, RIVAL, TEMPLATES, TRIVIAL, UNTRAINED, Records
 
 NAMES = {
     TRIVIAL: "trivial",
     TEMPLATES: "chi-square of templates",
     RIVAL: "best rival",
     QUANTISED: "best rival on what the tokens keep",
+    PCA: "the encoder's head on principal components",
     UNTRAINED: "the encoder untrained",
     ENCODER: "the encoder",
 }
@@ -28,6 +29,7 @@ COLOURS = {
     TEMPLATES: "tab:purple",
     RIVAL: "tab:orange",
     QUANTISED: "tab:red",
+    PCA: "tab:brown",
     UNTRAINED: "tab:green",
     ENCODER: "tab:blue",
 }
@@ -68,7 +70,8 @@ INTRODUCTION = """# What the encoder is good for
 Written by `make science` (`python -m benchmarks.science`); do not edit. Every task stands beside a trivial model (the
 median of the labels, the shares of the classes), the best of boosted trees, small networks and support vector machines
 on the same inputs and labels, and the same encoder before its training. Values are followed by 95 % bootstrap intervals
-over the test objects. Models were chosen on validation parts; the test parts were only measured on. σ NMAD is
+over the test objects. Models were chosen on validation parts; the test parts were only measured on. Intervals of rivals
+are split conformal: one width, of redshifts one share of 1 + z, from their errors on the validation part. σ NMAD is
 1.4826 median(|dz - median(dz)|) with dz = (z' - z) / (1 + z); CRPS is in the unit of the label; PIT (KS) is how far the
 probability integral transform is from a uniform one.
 """
