@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models import metrics, rivals
+from albireo.models.head_tasks import Line
 from albireo.models.head_training import ridge
 from albireo.models.token_states import TokenStates
 from benchmarks.encoding import Encoder
 from benchmarks.labelled import Dataset
 from benchmarks.questions import EBV, IMAGES, LEGACY, SHAPE, SPECTRA
-from benchmarks.science_runs import ENCODER, UNTRAINED, Records
+from benchmarks.science_runs import ENCODER, PCA, UNTRAINED, Records
 
 NEIGHBOURS = 10
 NEAR = 0.05
 SETS = ("sdss_boss_spectra", "simulated_mix")
-PCA, CHANCE = "PCA", "chance"
+CHANCE = "chance"
 ROWS = (CHANCE, PCA, UNTRAINED, ENCODER)
 
 ACROSS = "simulated_mix"
@@ -46,8 +47,9 @@ LOTS: dict[str, tuple[str, ...]] = {
 }
 MEAN, CENTRED, ALIGNED = "mean", "centred", "aligned"
 POOLINGS = (MEAN, CENTRED, ALIGNED)
-DIRECTIONS = 8
-"""What `aligned` regresses on: principal components of the full embedding."""
+HELD = 0.98
+"""Share of the variance of the full embedding in the principal components that `aligned` regresses on."""
+FOLDS = 5
 
 Matrix = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -79,7 +81,7 @@ def measure(dataset: Dataset, encoders: Mapping[str, Encoder], records: Records,
         if who in states:
             vectors = means(states[who], kept)
         elif who == PCA:
-            vectors = principal(kept, encoders[ENCODER].engine.dim, seed)
+            vectors = rivals.principal(kept.observations, encoders[ENCODER].engine.dim, seed)
         else:
             vectors = np.random.default_rng(seed).normal(size=(len(kept), 64)).astype(np.float32)
         records.write(name, who, None, {"metrics": scores(kept, vectors, seed), "objects": len(kept)})
@@ -125,34 +127,48 @@ def pooled(references: Mapping[str, Matrix], lot: str, vectors: Matrix, pooling:
     if pooling == CENTRED:
         return (vectors - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
     if pooling == ALIGNED:
-        taught = np.arange(len(known)) % 3 != 0
-        told, _ = _told(references, lot, taught)
+        aims = _directions(references["all"])
+        told = {one: _crossed(_standardised(x, x), aims) for one, x in references.items()}
         # How much a direction counts is alike for all lots, so that none is told by it.
-        shares = np.mean([_told(references, one, taught)[1] for one in references], axis=0)
-        said = told(references[lot][~taught])
+        shares = np.mean([np.maximum(1 - ((said - aims) ** 2).mean(axis=0), 0.0) for said, _ in told.values()], axis=0)
+        said, lines = told[lot]
         values, axes = np.linalg.eigh(np.cov(said.T))
         root = axes @ np.diag(1 / np.sqrt(np.maximum(values, 1e-3 * values.max()))) @ axes.T
-        return np.asarray((told(vectors) - said.mean(axis=0)) @ root * shares, np.float32)
+        new = _standardised(vectors, known)
+        found = np.mean([_along(new, fold) for fold in lines], axis=0)
+        return np.asarray((found - said.mean(axis=0)) @ root * shares, np.float32)
     return vectors
 
 
-def _told(references: Mapping[str, Matrix], lot: str, taught: NDArray[np.bool_]) -> tuple[Any, Doubles]:
-    """A regression of the directions on embeddings of a lot, (n, D) -> (n, DIRECTIONS), and the R2 of each."""
-    full = references["all"].astype(np.float64)
-    centred = full - full.mean(axis=0)
-    aims = centred @ np.linalg.svd(centred, full_matrices=False)[2][:DIRECTIONS].T
-    aims /= aims.std(axis=0)
-    x = references[lot].astype(np.float64)
-    middle, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-    x = (x - middle) / scale
-    equal = np.ones(int(taught.sum()))
-    lines = ridge(x[taught], aims[taught], equal, x[~taught], aims[~taught])
+def _directions(full: Matrix) -> Doubles:
+    """(m, T) principal components of embeddings (m, D), as many as hold HELD of their variance, each of variance 1."""
+    centred = full.astype(np.float64) - full.mean(axis=0, dtype=np.float64)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    count = int(np.searchsorted(np.cumsum(sizes**2) / (sizes**2).sum(), HELD)) + 1
+    along = centred @ axes[: max(count, 2)].T
+    return np.asarray(along / along.std(axis=0))
 
-    def told(vectors: Matrix) -> Doubles:
-        scaled = (vectors - middle) / scale
-        return np.stack([scaled @ line.slopes + line.middle for line in lines], axis=1)
 
-    return told, np.array([max(1 - line.spread**2, 0.0) for line in lines])
+def _standardised(vectors: Matrix, known: Matrix) -> Doubles:
+    x = known.astype(np.float64)
+    return np.asarray((vectors - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6))
+
+
+def _crossed(x: Doubles, aims: Doubles) -> tuple[Doubles, list[list[Line]]]:
+    """What regressions on x (m, D) say of aims (m, T), each object by one that it has not taught, and all of them."""
+    fold = np.arange(len(x)) % FOLDS
+    equal = np.ones(len(x))
+    lines = [
+        ridge(x[fold != k], aims[fold != k], equal[fold != k], x[fold == k], aims[fold == k]) for k in range(FOLDS)
+    ]
+    said = np.empty_like(aims)
+    for k in range(FOLDS):
+        said[fold == k] = _along(x[fold == k], lines[k])
+    return said, lines
+
+
+def _along(x: Doubles, lines: Sequence[Line]) -> Doubles:
+    return np.stack([x @ line.slopes + line.middle for line in lines], axis=1)
 
 
 def means(states: TokenStates, dataset: Dataset) -> Matrix:
@@ -189,19 +205,3 @@ def scores(dataset: Dataset, vectors: Matrix, seed: int, sets: Sequence[str] | N
 def _sure(metric: Any, seed: int, *columns: NDArray[np.float64]) -> list[float]:
     one = metrics.bootstrap(metric, *columns, draws=300, seed=seed)
     return [one.value, one.low, one.high]
-
-
-def principal(dataset: Dataset, dim: int, seed: int) -> Matrix:
-    """PCA (N, dim or fewer) of the rivals' features, standardised, missing ones at their mean."""
-    from sklearn.decomposition import PCA as Components
-
-    table, _ = rivals.features(dataset.observations)
-    with np.errstate(invalid="ignore"):
-        there = np.isfinite(table)
-        count = np.maximum(there.sum(axis=0), 1)
-        mean = np.where(there, table, 0.0).sum(axis=0) / count
-        spread = np.sqrt(np.where(there, (table - mean) ** 2, 0.0).sum(axis=0) / count)
-    scaled = np.where(there, (table - mean) / np.where(spread > 0, spread, 1.0), 0.0).clip(-10, 10)
-    n = min(dim, *scaled.shape)
-    fitted = Components(n_components=n, svd_solver="randomized", random_state=seed).fit_transform(scaled)
-    return np.asarray(fitted, np.float32)

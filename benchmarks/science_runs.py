@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models import metrics, rivals
+from albireo.models.applicability import Facts
 from albireo.models.calibration import conformal_quantile
 from albireo.models.engine import Embedding
 from albireo.models.head_fitting import Labels, Plan, fit
 from albireo.models.heads import LEVELS, Answer, Head
+from albireo.models.token_states import Held, TokenStates
 from albireo.observations.errors import BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation, Spectrum
@@ -37,10 +39,10 @@ from benchmarks.questions import RELATIVE, SIZES, TWO, Question
 from benchmarks.template_fit import COMPONENTS, TemplateFit
 
 TRIVIAL, TEMPLATES, RIVAL, QUANTISED = "trivial", "templates", "rival", "rival on tokens"
-UNTRAINED, ENCODER = "untrained", "encoder"
-CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, UNTRAINED, ENCODER)
+PCA, UNTRAINED, ENCODER = "PCA", "untrained", "encoder"
+CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, PCA, UNTRAINED, ENCODER)
 
-SIZES_OF: dict[str, tuple[int | None, ...]] = {QUANTISED: (None,), UNTRAINED: TWO}
+SIZES_OF: dict[str, tuple[int | None, ...]] = {QUANTISED: (None,), PCA: TWO, UNTRAINED: TWO}
 """Numbers of labels at which these are asked; all others at all."""
 
 VALIDATION = 0.15
@@ -55,6 +57,9 @@ ATTENTIVE = 40
 
 PLAIN = (("mean", "mlp"),)
 """Tried beside them with all labels, for comparison."""
+
+ALONE = (("mean", "mlp"), ("mean", "linear"))
+"""Tried where an object has one state."""
 
 SMALL = 200
 """Test objects up to which failures are drawn."""
@@ -74,7 +79,7 @@ class Records:
     encoder: str
 
     def path(self, question: str, who: str, size: int | None) -> Path:
-        mark = "" if who in (TRIVIAL, TEMPLATES, RIVAL) else f"-{self.encoder[:12]}"
+        mark = "" if who in (TRIVIAL, TEMPLATES, RIVAL, PCA) else f"-{self.encoder[:12]}"
         return self.folder / question / f"{who.replace(' ', '_')}-{size or 'all'}{mark}.json"
 
     def read(self, question: str, who: str, size: int | None) -> dict[str, Any] | None:
@@ -190,8 +195,11 @@ def answer(
             continue
         began = time.monotonic()
         contend: _HeadContender | _RivalContender
-        if who in (UNTRAINED, ENCODER):
-            contend = _HeadContender(setting, encoder, seed, poolings)
+        if who == PCA:
+            contend = _HeadContender(setting, *_principal(setting, encoder.engine.dim, seed), seed, ALONE)
+        elif who in (UNTRAINED, ENCODER):
+            states = (encoder.states(one, question.keys) for one in (setting.pool, setting.test))
+            contend = _HeadContender(setting, *states, seed, poolings)
         else:
             contend = _RivalContender(setting, who, encoder, seed)
         say(f"{question.name}: {who}, inputs, {time.monotonic() - began:.0f} s")
@@ -227,7 +235,7 @@ def _concerned(who: str, question: Question, encoder: Encoder) -> bool:
         return question.task == "redshift" and kinds == {"spectrum"}
     if who == QUANTISED and not kinds & {"scalar", "coefficients"}:
         return False
-    return who in (TRIVIAL, RIVAL) or encoder.reads(question)
+    return who in (TRIVIAL, RIVAL, PCA) or encoder.reads(question)
 
 
 Told = Mapping[str, Any]
@@ -305,19 +313,35 @@ class _RivalContender:
         }
 
 
+def _principal(setting: Setting, dim: int, seed: int) -> tuple[TokenStates, TokenStates]:
+    """Principal components of the inputs of the pool and of the test objects, for heads to read like the state of one
+    token. Finding them takes no labels."""
+    both = (setting.pool, setting.test)
+    table = rivals.principal([one for dataset in both for one in dataset.observations], dim, seed)
+    out = []
+    for dataset, rows in zip(both, np.split(table, [len(setting.pool)]), strict=True):
+        states = TokenStates("principal components", table.shape[1], PCA, None)
+        states.extend([Held(Facts.of(one), ((setting.question.keys[0], 1),)) for one in dataset.observations], rows)
+        out.append(states)
+    return out[0], out[1]
+
+
 class _HeadContender:
-    """Heads on the states of an encoder."""
+    """Heads on token states."""
 
     def __init__(
-        self, setting: Setting, encoder: Encoder, seed: int, poolings: Sequence[tuple[str, str]] | None
+        self,
+        setting: Setting,
+        pool: TokenStates,
+        test: TokenStates,
+        seed: int,
+        poolings: Sequence[tuple[str, str]] | None,
     ) -> None:
-        self.setting, self.encoder, self.seed = setting, encoder, seed
+        self.setting, self.pool, self.test, self.seed = setting, pool, test, seed
         several = _kinds(setting.question) != {"scalar"}
         # One token a modality leaves attention nothing to choose.
         self.poolings = poolings or (POOLINGS if several else POOLINGS[:1])
         self.beside = PLAIN if several and not poolings else ()
-        keys = setting.question.keys
-        self.pool, self.test = encoder.states(setting.pool, keys), encoder.states(setting.test, keys)
 
     def on(self, size: int | None) -> tuple[Told, dict[str, Any]]:
         question, given = self.setting.question, self.setting.given(size)

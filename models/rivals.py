@@ -69,6 +69,22 @@ def features(observations: Sequence[Observation]) -> tuple[Doubles, tuple[str, .
     return np.column_stack([table, *colours]), (*names, *named)
 
 
+def principal(observations: Sequence[Observation], dim: int, seed: int) -> NDArray[np.float32]:
+    """PCA (N, dim or fewer) of `features`, standardised, missing ones at their mean."""
+    from sklearn.decomposition import PCA as Components
+
+    table, _ = features(observations)
+    with np.errstate(invalid="ignore"):
+        there = np.isfinite(table)
+        count = np.maximum(there.sum(axis=0), 1)
+        mean = np.where(there, table, 0.0).sum(axis=0) / count
+        spread = np.sqrt(np.where(there, (table - mean) ** 2, 0.0).sum(axis=0) / count)
+    scaled = np.where(there, (table - mean) / np.where(spread > 0, spread, 1.0), 0.0).clip(-10, 10)
+    n = min(dim, *scaled.shape)
+    fitted = Components(n_components=n, svd_solver="randomized", random_state=seed).fit_transform(scaled)
+    return np.asarray(fitted, np.float32)
+
+
 _RANK = {key: k for k, key in enumerate(MODALITIES)}
 """Place of a modality in the table: bands of a survey stand there in order of wavelength."""
 

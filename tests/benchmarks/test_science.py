@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from albireo.models import rivals
 from albireo.models.engine import Tokens
 from albireo.models.torch_engine import TorchEngine
 from albireo.observations.observation import Observation, Scalar, Spectrum
@@ -237,7 +238,7 @@ def test_neighbours(engine: TorchEngine, tmp_path: Path) -> None:
     assert good["redshift"][0] > 0.95
     assert 0.3 < chance["class"][0] < 0.7
     assert "same set over chance" not in good, "nothing was given by lot"
-    assert neighbourhoods.principal(dataset, 4, 0).shape == (120, 4)
+    assert rivals.principal(dataset.observations, 4, 0).shape == (120, 4)
     records = Records(tmp_path / "records", "abc", engine.checkpoint.fingerprint)
     neighbourhoods.measure(dataset, both(engine, tmp_path), records, 0)
     found = {who: records.read(neighbourhoods.question("planted"), who, None) for who in neighbourhoods.ROWS}
