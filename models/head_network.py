@@ -66,9 +66,10 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
         return Rows(values, kinds)
     if pooling == "mean":
         return Rows(values.mean(axis=0, dtype=np.float64)[None].astype(np.float32), np.zeros(1, np.int64))
-    present = np.unique(kinds)
-    means = [values[kinds == kind].mean(axis=0, dtype=np.float64) for kind in present]
-    return Rows(np.stack(means).astype(np.float32), present)
+    present, place = np.unique(kinds, return_inverse=True)
+    shares = np.zeros((len(present), len(kinds)))
+    shares[place, np.arange(len(kinds))] = 1 / np.bincount(place)[place]
+    return Rows((shares @ values.astype(np.float64)).astype(np.float32), present)
 
 
 def collate(rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
