@@ -229,11 +229,11 @@ def _kinds(question: Question) -> set[str]:
 
 
 def _concerned(who: str, question: Question, encoder: Encoder) -> bool:
-    """Whether a contender can answer a question: encoders read it, tokens stand for numbers, templates are spectra."""
+    """Whether a contender can answer: encoders read the inputs, tokens all stand for numbers, templates are spectra."""
     kinds = _kinds(question)
     if who == TEMPLATES:
         return question.task == "redshift" and kinds == {"spectrum"}
-    if who == QUANTISED and not kinds & {"scalar", "coefficients"}:
+    if who == QUANTISED and not kinds <= {"scalar", "coefficients"}:
         return False
     return who in (TRIVIAL, RIVAL, PCA) or encoder.reads(question)
 

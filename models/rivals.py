@@ -33,7 +33,7 @@ CHOOSING = 4000
 """Training objects that models of numbers are compared by; the best one is then fitted to all there are."""
 
 WIDE = 200
-"""Inputs from which trees are fewer and learn faster: they cost as many times more."""
+"""Inputs from which trees are fewer, coarser, and learn faster: they cost as many times more."""
 
 FAINT = {"nanomaggy": 0.1, "uJy": 0.1, "electron / s": 10.0}
 """Softening of arcsinh magnitudes, in the unit: fluxes below it are hardly measured."""
@@ -269,8 +269,9 @@ def _classification(x: Doubles, y: NDArray[np.str_], validation: tuple[Doubles, 
 
 
 def _rounds(x: Doubles, usual: int) -> dict[str, Any]:
-    rounds = usual if x.shape[1] <= WIDE else 150
-    return {"max_iter": rounds, "learning_rate": 0.05 if rounds == usual else 0.12}
+    if x.shape[1] <= WIDE:
+        return {"max_iter": usual, "learning_rate": 0.05}
+    return {"max_iter": 150, "learning_rate": 0.12, "max_bins": 63}
 
 
 def _prepared(model: Any) -> Any:
