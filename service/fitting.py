@@ -91,9 +91,11 @@ class Meeting:
         return good
 
     def end(self) -> Matched:
-        """What was missed. BadInput value_missing if no label has an object at all."""
+        """What was missed. BadInput value_missing if no label has an object at all; if none was read, why not."""
         lost = tuple(name for name in self.labels.ids if name not in self.files)
         if len(lost) == len(self.labels.ids):
+            if not self.files and self.failed and (error := self.failed[0].error) is not None:
+                raise error
             raise BadInput(
                 "value_missing",
                 f"no label has an object: labels are of {_some(self.labels.ids)}, objects are {_some(self.files)}",

@@ -111,6 +111,17 @@ def test_a_label_among_the_inputs_is_refused(run: Run, tmp_path: Path) -> None:
     assert "label_given" in done.output
 
 
+def test_why_nothing_was_read(run: Run, tmp_path: Path) -> None:
+    """Not that no label has an object, which follows from it."""
+    labels = write_objects(tmp_path / "o.ecsv", 3)
+    (tmp_path / "x.fits").write_bytes(b"no FITS file")
+    rest = ("--labels", labels, "--target", "mass", "--task", "regression", "--no-untrained", "--data", tmp_path)
+    done = run("evaluate", tmp_path / "x.fits", *rest)
+    assert done.exit_code == 1
+    assert "x.fits" in done.output
+    assert "no label has an object" not in done.output
+
+
 @pytest.mark.parametrize("text", ["", "0", "100,few", "-5"])
 def test_sizes_that_are_none(run: Run, tmp_path: Path, text: str) -> None:
     table = write_objects(tmp_path / "o.ecsv", 3)
