@@ -14,7 +14,7 @@ from albireo.observations.observation import Scalar
 from benchmarks.labelled import Dataset
 from benchmarks.questions import Question
 
-DRAWS = 500
+DRAWS = 200
 LEAST = 50
 """Objects of a bin whose coverage is told."""
 

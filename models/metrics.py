@@ -369,11 +369,12 @@ def bootstrap(
     n = len(arrays[0])
     assert all(len(one) == n for one in arrays), [len(one) for one in arrays]
     rng = np.random.default_rng(seed)
-    members = [np.array([k]) for k in range(n)] if groups is None else _members(groups)
+    members = None if groups is None else _members(groups)
+    count = n if members is None else len(members)
     values = []
     for _ in range(draws):
-        drawn = rng.integers(0, len(members), len(members))
-        rows = drawn if groups is None else np.concatenate([members[k] for k in drawn])
+        drawn = rng.integers(0, count, count)
+        rows = drawn if members is None else np.concatenate([members[k] for k in drawn])
         values.append(metric(*(one[rows] for one in arrays)))
     good = np.array(values)[np.isfinite(values)]
     value = float(metric(*arrays))
