@@ -49,7 +49,7 @@ SPIKE_NORM = 304
 """The first token of `spiked`."""
 
 LIMITS: dict[str, tuple[float, float]] = {
-    "tok_z": (0, 1),
+    "tok_z": (0, 20),
     "tok_ra": (0, 360),
     "tok_dec": (-90, 90),
     "tok_ebv": (0, 10),

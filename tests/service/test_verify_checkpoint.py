@@ -122,7 +122,7 @@ def test_one_weight_of_a_codec(folder: Path) -> None:
 def test_a_codebook_in_the_place_of_another(folder: Path) -> None:
     """Of other units or upside down it is seen without any recipe."""
     (folder / RECIPE).unlink()
-    shutil.copyfile(folder / "codecs/g_cmodel_mag/model.safetensors", folder / "codecs/EBV/model.safetensors")
+    shutil.copyfile(folder / "codecs/i_sdssshape_shape12/model.safetensors", folder / "codecs/EBV/model.safetensors")
     change(folder / "codecs/a_g/model.safetensors", _turned_round)
     rows = [one for one in ROWS if one.name in ("modalities", "codebooks")]
     rows += [*figures.checks(None)[:2], *checks(None)]
