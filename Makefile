@@ -115,7 +115,7 @@ science: $(STAMP)
 	@ALBIREO_STAR_DATA="$(STARS)" $(BIN)/python -m benchmarks.science --out docs/science.md
 	@echo "Measured. Next: git diff docs/science.md"
 
-# Every stage goes on where it was stopped. Shares are how often objects of a folder are drawn.
+# Every stage goes on where it was stopped. Numbers behind folders are their shares of the steps.
 mini: $(STAMP)
 	@echo "== albireo-mini: sky, codecs, tokens, masked modelling, heads"
 	@nice -n 19 $(BIN)/albireo simulate $(MINI)/sky --objects 14000 --seed 20261126 --shard-size 1000 --workers 2

@@ -84,10 +84,10 @@ IMAGE: dict[str, Any] = {
 }
 
 SPECTRUM: dict[str, Any] = {
-    "encoder_depths": [0, 1, 2, 2, 1],
-    "encoder_dims": [24, 32, 64, 128, 128],
-    "decoder_depths": [1, 1, 1, 1, 0],
-    "decoder_dims": [128, 64, 32, 16, 2],
+    "encoder_depths": [1, 2, 2, 1],
+    "encoder_dims": [32, 64, 128, 128],
+    "decoder_depths": [1, 1, 1, 1],
+    "decoder_dims": [128, 64, 32, 2],
     "lambda_min": 3500.0,
     "resolution": 0.8,
     "num_pixels": 8704,
@@ -115,6 +115,6 @@ def codec_config(key: str) -> dict[str, Any]:
         return {"modality": row.codec, "codebook_size": size, "range": [0.0, Z_MAX]}
     if row.kind == "coefficients":
         return {"modality": row.codec, "codebook_size": size, "reservoir_size": size, "num_quantizers": row.shape[0],
-                "compression_fns": ["arcsinh"]}  # fmt: skip
+                "compression_fns": ["arcsinh"], "relative_to_first": True}  # fmt: skip
     scalar = {"modality": row.codec, "codebook_size": size, "reservoir_size": size}
     return scalar | {"min_log_value": -6.0} if key in LOG_KEYS or key.endswith(("_sdss", "_2mass")) else scalar

@@ -5,8 +5,8 @@
     python -m benchmarks.real_sky REAL
     python -m albireo.models.pretrain --state STATE --out OUT --pairs PAIRS --data SKY=0.6 --data REAL/...=0.4
 
-`--data FOLDER=SHARE` may be repeated: each folder holds shards (`observations/shards.py`), and SHARE is how often its
-objects are drawn. Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
+`--data FOLDER=SHARE` may be repeated: each folder holds shards (`observations/shards.py`), and SHARE is its part of the
+steps. Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ HELD = 0.04
 """Share of each folder's objects, its last ones, that validate."""
 
 HARMONICS = 16
-"""Cosines of a code's place in its codebook that its row of the token table begins as."""
+"""Waves, over a code's place in its codebook or over its flux, that its row of the token table begins as."""
+
+GAIA = 2.9
+"""ln of the electrons per second that Gaia counts of a source of one nanomaggy, about."""
 
 Object = Mapping[str, NDArray[np.int32]]
 
@@ -86,13 +89,13 @@ class Recipe:
     spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
     image_again: Schedule = Schedule(steps=200, batch=32, rate=1e-3)
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
-    transformer: Schedule = Schedule(steps=4000, batch=64, rate=1.5e-3, warm_up=200)
+    transformer: Schedule = Schedule(steps=6000, batch=64, rate=1.5e-3, warm_up=200)
     budget: Budget = Budget()
 
 
 @dataclass(frozen=True)
 class Data:
-    """A folder of shards, and how often its objects are drawn."""
+    """A folder of shards, and its share of the steps."""
 
     folder: Path
     share: float
@@ -148,8 +151,12 @@ def train_codecs(
         images, values = _codec_sample(recipe, data)
         for key, tokenizer in numbers.items():
             assert isinstance(tokenizer, ScalarTokenizer | CoefficientsTokenizer)
-            if not isinstance(tokenizer.quantizer, LinearQuantizer):
-                tokenizer.quantizer.fit(torch.as_tensor(np.array(values[key])))
+            sample = np.array(values[key], np.float32) if key in values else None
+            if isinstance(tokenizer, CoefficientsTokenizer):
+                assert sample is not None
+                tokenizer.fit(sample)
+            elif not isinstance(tokenizer.quantizer, LinearQuantizer):
+                tokenizer.quantizer.fit(torch.as_tensor(sample))
             save_file({k: v.numpy() for k, v in tokenizer.state_dict().items()}, state / f"{key}.safetensors")
         schedule = recipe.image_again if image_again else recipe.image
         train_codec("image", image, image_loss, image_arrays(image, images), schedule, state, recipe.seed)
@@ -333,9 +340,10 @@ def _rows(parts: Sequence[NDArray[np.integer]]) -> Tensor:
 def untrained(bank: TokenizerBank, seed: int) -> Transformer:
     """The transformer before its first step.
 
-    Token tables begin as random smooth functions of what their codes stand for (a number's place in its codebook, an
-    image's latent values, a spectrum's sign bits), as large as the position embeddings: with AION-1's 0.02 the places
-    drown the values, and some thousand steps only learn how often each code occurs. So do the rows of the logits.
+    Token tables begin as random smooth functions of what their codes stand for (a flux, a number's place in its
+    codebook, an image's latent values, a spectrum's sign bits), as large as the position embeddings: with AION-1's 0.02
+    the places drown the values, and some thousand steps only learn how often each code occurs. So do the rows of the
+    logits. Fluxes and magnitudes of all surveys are one function of the flux: a colour is a difference of arguments.
     """
     specs = {key: TokenSpec(tokenizer.n_tokens, tokenizer.vocab_size) for key, tokenizer in bank.items()}
     model = Transformer(
@@ -345,14 +353,36 @@ def untrained(bank: TokenizerBank, seed: int) -> Transformer:
     )
     generator = torch.Generator().manual_seed(seed)
     model.initialise({key: tokenizer.grid for key, tokenizer in bank.items()}, generator)
+    of_flux = torch.randn(_of_flux(torch.zeros(1)).shape[1], model.config.dim, generator=generator)
     with torch.no_grad():
         for table, rows, size in ((model.token_emb, model.codes, 1.0), (model.to_logits, model.target_codes, 0.04)):
             for key in rows.sizes:
-                features = _code_features(bank[key])
-                values = features @ torch.randn(features.shape[1], model.config.dim, generator=generator)
+                flux = _log_flux(bank[key])
+                if flux is None:
+                    features = _code_features(bank[key])
+                    values = features @ torch.randn(features.shape[1], model.config.dim, generator=generator)
+                else:
+                    values = _of_flux(flux) @ of_flux
                 table[rows[key]] = values * (size / values.std())
         model.mod_emb[: len(model.codes.sizes)].normal_(std=0.5, generator=generator)
     return model
+
+
+def _log_flux(tokenizer: Tokenizer[Any]) -> Tensor | None:
+    """ln of the nanomaggies that each code stands for (vocab_size,); None if codes are no fluxes."""
+    row = tokenizer.row
+    if row.kind != "scalar" or not (row.unit in ("nanomaggy", "electron / s") or row.key.startswith("tok_mag_")):
+        return None
+    values = tokenizer.decode(torch.arange(tokenizer.vocab_size)[:, None])[:, 0]
+    if row.unit == "mag":
+        return (22.5 - values) / 2.5 * math.log(10.0)
+    return values.clamp(min=1e-3).log() - (GAIA if row.unit == "electron / s" else 0.0)
+
+
+def _of_flux(log_flux: Tensor) -> Tensor:
+    """(n,) -> features (n, F): itself, and waves from 20 to 0.3 long, which tell 0.01 mag apart."""
+    phase = log_flux[:, None] * torch.logspace(math.log10(0.3), math.log10(20.0), HARMONICS)
+    return torch.cat([log_flux[:, None], phase.cos(), phase.sin()], dim=1)
 
 
 def _code_features(tokenizer: Tokenizer[Any]) -> Tensor:
@@ -366,17 +396,30 @@ def _code_features(tokenizer: Tokenizer[Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class Pool:
-    """Objects of one folder: what is trained on, and what validates."""
+    """Objects of one folder: what is trained on, and what validates.
+
+    share  of the steps, each of which is of one folder alone
+    """
 
     share: float
     train: list[Object]
     held: list[Object]
+
+    def batch(self, least: int) -> int:
+        """Objects of a step: as many as have TOKENS, `least` or more. Small objects are cheap, and a relation between
+        two magnitudes takes as many of them to be learnt as one between two spectra."""
+        some = self.train[:: max(1, len(self.train) // 500)]
+        mean = np.mean([sum(len(ids) for key, ids in one.items() if key in mini.INPUTS) for one in some])
+        return int(np.clip(round(TOKENS / float(mean)), least, MOST))
 
     @classmethod
     def of(cls, share: float, objects: list[Object]) -> Pool:
         cut = len(objects) - max(1, round(HELD * len(objects)))
         return cls(share, objects[:cut], objects[cut:])
 
+
+TOKENS, MOST = 8192, 384
+"""Tokens that the objects of a step have, about, and the most objects of a step."""
 
 VALIDATED = 256
 """Objects of each folder that validate during training."""
@@ -393,13 +436,13 @@ def pretrain(recipe: Recipe, bank: TokenizerBank, pools: Sequence[Pool], state: 
     path = state / "transformer.pt.safetensors"
     step = load_state(path, model, optimiser)
     progress = Progress("pretrain", schedule.steps, step, state / "transformer.csv")
-    shares = np.array([pool.share for pool in pools])
+    shares, sizes = np.array([pool.share for pool in pools]), [pool.batch(schedule.batch) for pool in pools]
     while step < schedule.steps:
         rng = np.random.default_rng([recipe.seed, 1, step])
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate * schedule.factor(step)
-        of = rng.choice(len(pools), schedule.batch, p=shares / shares.sum())
-        batch = [pools[k].train[rng.integers(len(pools[k].train))] for k in of]
+        of = int(rng.choice(len(pools), p=shares / shares.sum()))
+        batch = [pools[of].train[i] for i in rng.integers(len(pools[of].train), size=sizes[of])]
         loss = total(_losses(model, batch, recipe.budget, rng))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

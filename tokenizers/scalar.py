@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from albireo.observations.errors import BadCheckpoint, BadInput
@@ -17,6 +18,9 @@ from albireo.tokenizers.quantizers import SCALES, LinearQuantizer, MultiReservoi
 
 LARGEST = float(np.finfo(np.float32).max)
 """Tokenizers read float32: a larger number would become infinity."""
+
+FIRST_FLOOR = 1e-3
+"""Electrons per second: no source with a spectrum has a first coefficient below."""
 
 LOG_KEYS = frozenset(
     {f"tok_flux_{band}" for band in ("g", "r", "i", "z", "w1", "w2", "w3", "w4", "g_gaia", "bp_gaia", "rp_gaia")}
@@ -84,13 +88,19 @@ class ScalarTokenizer(Tokenizer[Scalar]):
 
 
 class CoefficientsTokenizer(Tokenizer[Coefficients]):
-    """K coefficients, K tokens: each has its own arcsinh-compressed reservoir."""
+    """K coefficients, K tokens: each has its own arcsinh-compressed reservoir.
+
+    By AION-1 every coefficient is tokenized as it is: all grow with the brightness of the source, which takes most of
+    their codes. With `relative_to_first` in the configuration the first token holds the first coefficient, and the
+    others coefficients over what that token stands for: the shape of the spectrum, however bright.
+    """
 
     def __init__(self, row: Modality, config: dict[str, Any]) -> None:
         super().__init__(row, config)
         (scale,) = config["compression_fns"]
         if scale not in SCALES:
             raise BadCheckpoint("checkpoint_invalid", f"unknown compression {scale!r}", field=row.key)
+        self.relative = bool(config.get("relative_to_first", False))
         self.n_tokens = int(config["num_quantizers"])
         self.grid = (self.n_tokens, 1)
         self._quantizer = MultiReservoirQuantizer(
@@ -111,17 +121,42 @@ class CoefficientsTokenizer(Tokenizer[Coefficients]):
             raise BadInput("shape_mismatch", f"{shape} coefficients, not ({self.n_tokens},)", field=self.row.name)
         if not (np.abs(payload.values) <= LARGEST).all():
             raise BadInput("not_finite", "a coefficient is not finite", field=self.row.name)
-        return () if self._quantizer.covers(self._numbers(payload)).all() else (_saturated(self.row),)
+        if self.relative and not payload.values[0] > FIRST_FLOOR:
+            raise BadInput(
+                "value_out_of_range",
+                f"the first coefficient, which is the flux, is {payload.values[0]:g}",
+                field=self.row.name,
+                fix="leave the modality out",
+            )
+        return () if self._quantizer.covers(self.numbers(payload.values[None])).all() else (_saturated(self.row),)
 
-    def _numbers(self, payload: Coefficients) -> Tensor:
-        return torch.tensor(payload.values, dtype=torch.float32, device=self.device)[None]
+    def numbers(self, coefficients: NDArray[np.float32]) -> Tensor:
+        """(B, K) coefficients -> (B, K) what the codebooks are of."""
+        x = torch.tensor(coefficients, dtype=torch.float32, device=self.device)
+        return torch.cat([x[:, :1], x[:, 1:] / self._first(x[:, :1])], dim=1) if self.relative else x
+
+    def fit(self, coefficients: NDArray[np.float32]) -> None:
+        """Take the codebooks from a sample (n, K)."""
+        if self.relative:
+            # The first one's before the others', which are over what its codes stand for.
+            self._quantizer.channels[0].fit(torch.tensor(coefficients[:, 0]))
+        self._quantizer.fit(self.numbers(coefficients))
+
+    def _first(self, first: Tensor) -> Tensor:
+        """(B, 1) first coefficients -> what their token stands for, which the others are divided by."""
+        channel = self._quantizer.channels[0]
+        stands_for = channel.decode(channel.encode(first), centre=self.preprocessing == ALBIREO_1)
+        return stands_for.clamp(min=FIRST_FLOOR)
 
     def _encode(self, payload: Coefficients) -> Tensor:
-        return self._quantizer.encode(self._numbers(payload)).long()
+        return self._quantizer.encode(self.numbers(payload.values[None])).long()
 
     def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
         """(B, K) tokens -> (B, K) coefficients: by "aion-1" the largest that have the token."""
-        return self._quantizer.decode(tokens, centre=self.preprocessing == ALBIREO_1)
+        values = self._quantizer.decode(tokens, centre=self.preprocessing == ALBIREO_1)
+        if self.relative:
+            values[:, 1:] *= values[:, :1].clamp(min=FIRST_FLOOR)
+        return values
 
 
 def _saturated(row: Modality) -> str:

@@ -235,7 +235,7 @@ BRIGHTER = 2.5
 def spectra(seed: int, index: int) -> list[Observed]:
     """Spectra of object number `index` by two instruments, and the noiseless flux behind each: nothing else is drawn.
 
-    For codecs of spectra, which learn more from what should be there than from noise. Three times as fast as `simulate`.
+    For codecs of spectra, which learn more from what should be there than from noise. It is faster than `simulate`.
     """
     rng = np.random.default_rng([seed, index, 1])
     target = TARGETS[str(rng.choice(list(SPECTRA_MIX), p=list(SPECTRA_MIX.values())))](rng)
