@@ -38,6 +38,7 @@ from albireo.models.codec_training import (
 )
 from albireo.models.cpu import fast_bf16
 from albireo.models.masking import Budget, Split, split
+from albireo.models.muon import Muon
 from albireo.models.spectrum_pairs import load
 from albireo.models.stages import Progress, load_state, save_state
 from albireo.models.transformer import WITHIN, Packed, Queries, Transformer, TransformerConfig
@@ -89,7 +90,7 @@ class Recipe:
     spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
     image_again: Schedule = Schedule(steps=200, batch=32, rate=1e-3)
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
-    transformer: Schedule = Schedule(steps=6000, batch=64, rate=1.5e-3, warm_up=200)
+    transformer: Schedule = Schedule(steps=6000, batch=64, rate=3e-3, warm_up=200)
     budget: Budget = Budget()
 
 
@@ -429,32 +430,42 @@ def pretrain(recipe: Recipe, bank: TokenizerBank, pools: Sequence[Pool], state: 
     """Masked modelling of the tokens."""
     model = untrained(bank, recipe.seed)
     schedule = recipe.transformer
-    decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n and n != "to_logits"]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "emb" in n or n == "to_logits"]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95), fused=True)
+    optimisers = _optimisers(model, schedule.rate)
     path = state / "transformer.pt.safetensors"
-    step = load_state(path, model, optimiser)
+    step = load_state(path, model, optimisers)
     progress = Progress("pretrain", schedule.steps, step, state / "transformer.csv")
     shares, sizes = np.array([pool.share for pool in pools]), [pool.batch(schedule.batch) for pool in pools]
     while step < schedule.steps:
         rng = np.random.default_rng([recipe.seed, 1, step])
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate * schedule.factor(step)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = schedule.rate * schedule.factor(step)
         of = int(rng.choice(len(pools), p=shares / shares.sum()))
         batch = [pools[of].train[i] for i in rng.integers(len(pools[of].train), size=sizes[of])]
         loss = total(_losses(model, batch, recipe.budget, rng))
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         step += 1
         extra = {}
         if step % 500 == 0 or step == schedule.steps:
-            save_state(path, model, optimiser, step)
+            save_state(path, model, optimisers, step)
             extra = validate(model, pools, recipe)
         progress.update(step, loss=loss.item(), **extra)
     return model
+
+
+def _optimisers(model: Transformer, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW without decay for tables, norms and rows of logits."""
+    inside = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n and n != "to_logits"}
+    others = [p for n, p in model.named_parameters() if n not in inside]
+    parts = {p: 3 if ".qkv." in n else 2 if ".kv." in n else 1 for n, p in inside.items()}
+    return [
+        Muon(inside.values(), lr=rate, weight_decay=0.05, parts=parts),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 
 @torch.no_grad()

@@ -5,31 +5,35 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+Optimisers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
-def save_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Module, optimiser moments and step in one safetensors file, replaced as a whole."""
+
+def save_state(path: Path, module: nn.Module, optimisers: Optimisers, step: int) -> None:
+    """Module, moments of the optimisers and step in one safetensors file, replaced as a whole."""
     tensors = {
         f"module.{name}": value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in module.state_dict().items()
     }
-    for i, moments in optimiser.state_dict()["state"].items():
-        tensors |= {
-            f"optimiser.{i}.{name}": torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
-            for name, value in moments.items()
-        }
+    for first, optimiser in _numbered(optimisers):
+        for i, moments in optimiser.state_dict()["state"].items():
+            tensors |= {
+                f"optimiser.{first + i}.{name}": torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
+                for name, value in moments.items()
+            }
     tensors["step"] = torch.tensor(step)
     part = path.with_suffix(".part")
     save_file(tensors, part)
     os.replace(part, path)
 
 
-def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+def load_state(path: Path, module: nn.Module, optimisers: Optimisers) -> int:
     """Put back what `save_state` wrote; returns the step, 0 if there is no state."""
     if not path.exists():
         return 0
@@ -40,8 +44,19 @@ def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) 
         if name.startswith("optimiser."):
             _, index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    for first, optimiser in _numbered(optimisers):
+        groups = optimiser.state_dict()["param_groups"]
+        own = {i: moments[first + i] for group in groups for i in group["params"] if first + i in moments}
+        optimiser.load_state_dict({"state": own, "param_groups": groups})
     return int(tensors["step"])
+
+
+def _numbered(optimisers: Optimisers) -> Iterator[tuple[int, torch.optim.Optimizer]]:
+    """Each optimiser, and the number of its first parameter among those of all."""
+    first = 0
+    for optimiser in [optimisers] if isinstance(optimisers, torch.optim.Optimizer) else optimisers:
+        yield first, optimiser
+        first += sum(len(group["params"]) for group in optimiser.param_groups)
 
 
 class Progress:
