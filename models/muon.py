@@ -28,7 +28,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(REPEATS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+    out: Tensor = x.T if tall else x
+    return out
 
 
 class Muon(torch.optim.Optimizer):

@@ -461,7 +461,7 @@ def _optimisers(model: Transformer, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW without decay for tables, norms and rows of logits."""
     inside = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n and n != "to_logits"}
     others = [p for n, p in model.named_parameters() if n not in inside]
-    parts = {p: 3 if ".qkv." in n else 2 if ".kv." in n else 1 for n, p in inside.items()}
+    parts: dict[Tensor, int] = {p: 3 if ".qkv." in n else 2 if ".kv." in n else 1 for n, p in inside.items()}
     return [
         Muon(inside.values(), lr=rate, weight_decay=0.05, parts=parts),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
