@@ -1,6 +1,5 @@
-"""The encoder of a checkpoint, and the same one untrained: what they make of sets of objects, each object once.
+"""What an encoder makes of sets of objects, each object once.
 
-untrained  the network before its first step
 Codes      tokens of every measurement
 Encoder    token states, on disk
 """
@@ -14,14 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from albireo.models import mini, neighbours
 from albireo.models.engine import Tokens
 from albireo.models.token_states import StatesWriter, TokenStates, folder_of
 from albireo.models.torch_engine import TorchEngine
-from albireo.models.transformer import Transformer, TransformerConfig
 from albireo.observations.errors import AlbireoError
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Observation, Payload, Scalar
@@ -29,16 +25,6 @@ from benchmarks.labelled import Dataset
 from benchmarks.questions import Question
 
 BATCH = 64
-
-
-def untrained(engine: TorchEngine, seed: int) -> TorchEngine:
-    """The same network before its first step, behind the same tokenizers."""
-    config = TransformerConfig.from_json(engine.checkpoint.config)
-    if config == TransformerConfig.from_json(mini.TRANSFORMER) and set(engine.inputs) == set(mini.INPUTS):
-        return neighbours.untrained(engine, seed)
-    model = Transformer(config, engine.inputs, engine.outputs)
-    model.initialise({key: engine.bank[key].grid for key in engine.bank}, torch.Generator().manual_seed(seed))
-    return TorchEngine(engine.checkpoint, engine.bank, model)
 
 
 class Codes:

@@ -21,9 +21,10 @@ from functools import cache, partial
 from pathlib import Path
 
 from albireo.models.torch_engine import TorchEngine
+from albireo.models.untrained import untrained
 from albireo.tokenizers.checkpoint import MINI
 from benchmarks import datasets, neighbourhoods
-from benchmarks.encoding import Codes, Encoder, untrained
+from benchmarks.encoding import Codes, Encoder
 from benchmarks.labelled import Dataset
 from benchmarks.questions import QUESTIONS, Question
 from benchmarks.science_page import page

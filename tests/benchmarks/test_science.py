@@ -12,10 +12,11 @@ import pytest
 from albireo.models import rivals
 from albireo.models.engine import Tokens
 from albireo.models.torch_engine import TorchEngine
+from albireo.models.untrained import untrained
 from albireo.observations.observation import Observation, Scalar, Spectrum
 from albireo.tokenizers.checkpoint import MINI
 from benchmarks import neighbourhoods, questions, science_page
-from benchmarks.encoding import Codes, Encoder, untrained
+from benchmarks.encoding import Codes, Encoder
 from benchmarks.judging import judged
 from benchmarks.labelled import Dataset
 from benchmarks.questions import QUESTIONS, Question
