@@ -90,7 +90,7 @@ class Recipe:
     spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
     image_again: Schedule = Schedule(steps=200, batch=32, rate=1e-3)
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
-    transformer: Schedule = Schedule(steps=6000, batch=64, rate=3e-3, warm_up=200)
+    transformer: Schedule = Schedule(steps=10_000, batch=32, rate=3e-3, warm_up=200)
     budget: Budget = Budget()
 
 
@@ -419,7 +419,7 @@ class Pool:
         return cls(share, objects[:cut], objects[cut:])
 
 
-TOKENS, MOST = 8192, 384
+TOKENS, MOST = 4096, 128
 """Tokens that the objects of a step have, about, and the most objects of a step."""
 
 VALIDATED = 256
