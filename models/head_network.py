@@ -118,6 +118,12 @@ class HeadNetwork(nn.Module):
             nn.init.zeros_(last.bias)
             self.deep = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), last)
 
+    @property
+    def fan_in(self) -> int:
+        """Numbers that a feature is made of."""
+        kinds, dim = self.centre.shape
+        return kinds * (dim + 1) if self.pooling == "mean_per_modality" else dim
+
     def forward(self, values: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         return self.read(self.scaled(values, kinds), kinds)
 

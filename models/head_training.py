@@ -33,7 +33,12 @@ PENALTIES = np.logspace(-5, 3, 17)
 MOST = 2_000
 """Objects that a ridge regression is made of, if what is pooled has more numbers than this."""
 
-RATE = 2e-3
+RATE = 6e-4
+MAPS_RATE = 0.1
+"""Rate of the maps of states, to be divided by how many numbers a feature is made of: a step along all of them moves it
+by so much, however many modalities there are. At 30 times the rate a head lost on SDSS photometry what ridge regression
+had found (docs/log.md)."""
+
 REACH = 0.24
 """Rate of the queries, to be divided by sqrt(D): what a step can do to an attention is then alike for every D."""
 
@@ -171,15 +176,17 @@ def _scaled(network: HeadNetwork, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]
 def _groups(network: HeadNetwork, decay: float) -> list[dict[str, Any]]:
     """Parameters with their weight decay and rate; a step draws all weights to zero by the same share."""
     attention = [p for name, p in network.named_parameters() if name in ("queries", "preference")]
-    others = [p for name, p in network.named_parameters() if name not in ("queries", "preference")]
-    rate = REACH / math.sqrt(network.centre.shape[1])
-    return [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": decay},
+    maps = [p for name, p in network.named_parameters() if name == "maps"]
+    others = [p for name, p in network.named_parameters() if name not in ("queries", "preference", "maps")]
+    groups = [
+        (maps, decay, MAPS_RATE / network.fan_in),
+        ([p for p in others if p.dim() > 1], decay, RATE),
         # Biases are not drawn to zero.
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+        ([p for p in others if p.dim() <= 1], 0.0, RATE),
         # A query must grow long before it can choose.
-        {"params": attention, "weight_decay": decay * RATE / rate, "lr": rate},
+        (attention, decay, REACH / math.sqrt(network.centre.shape[1])),
     ]
+    return [{"params": params, "weight_decay": d * RATE / rate, "lr": rate} for params, d, rate in groups if params]
 
 
 def rows_of(states: TokenStates, at: NDArray[np.int64], pooling: Pooling, known: Sequence[str]) -> Sequence[Rows]:
