@@ -137,11 +137,18 @@ class Evidence:
         return (*self.samples, *self.sky)
 
     def of_files(self, paths: Sequence[Path]) -> Evidence:
-        """The same checkpoint, looked at with the objects of other files in the place of the samples and the sky."""
+        """The same checkpoint, looked at with the objects of other files in the place of the samples and the sky.
+
+        Raises the error of the first object that cannot be read: a figure of the others would be taken for one of all.
+        """
+        subjects = list(_subjects(paths))
+        for subject in subjects:
+            if error := selected(subject, self.checkpoint.inputs).error:
+                raise error
         other = Evidence(self.folder, self.package, self.threads)
         other._checkpoint, other._engine = self._checkpoint, self._engine
         # What stands there under the name of a cached property is its value.
-        vars(other).update(samples=self._readable(_subjects(paths)), sky=())
+        vars(other).update(samples=self._readable(subjects), sky=())
         return other
 
     def _readable(self, subjects: Iterable[Subject]) -> tuple[Observation, ...]:

@@ -63,6 +63,8 @@ def verify_checkpoint(
 
     evidence = Evidence(resolve(model), package, settings_of().threads)
     rows = checks_of(evidence, also or ())
+    if also:
+        evidence.of_files(also)  # what cannot be read is told now, not after minutes
     found = []
     with progress_bar("verifying", len(rows)) as progress:
         for one in verify(rows, evidence):

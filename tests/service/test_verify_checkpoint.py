@@ -186,6 +186,13 @@ def test_the_figures_of_other_files() -> None:
     assert len(evidence.samples) == 16
 
 
+def test_other_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    done = call("albireo-mini", "--also", tmp_path / "missing.fits")
+    assert done.exit_code != 0
+    assert "missing.fits" in done.output
+    assert "spectra come back" not in done.output, "it was told before anything was computed"
+
+
 def test_a_recipe_is_written_as_it_is_read(tmp_path: Path) -> None:
     recipe = Recipe.read(MINI)
     assert recipe is not None
