@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from albireo.models.head_fitting import Labels, Plan, fit
 from albireo.models.heads import Head
 from albireo.models.masking import group_of
-from albireo.models.pretrain import Data, read
+from albireo.models.shard_tokens import Data, read
 from albireo.models.token_states import TokenStates
 from albireo.models.torch_engine import TorchEngine
 from albireo.observations.observation import Observation

@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -39,14 +39,12 @@ from albireo.models.codec_training import (
 from albireo.models.cpu import fast_bf16
 from albireo.models.masking import Budget, Split, split
 from albireo.models.muon import Muon
+from albireo.models.shard_tokens import Data, Object, load_tokens, read, tokenize
 from albireo.models.spectrum_pairs import load
 from albireo.models.stages import Progress, load_state, save_state
 from albireo.models.transformer import WITHIN, Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Coefficients, Image, Observation, Scalar
-from albireo.observations.options import ReadOptions
-from albireo.observations.shards import read_shard
-from albireo.observations.source import Source
+from albireo.observations.observation import Coefficients, Image, Scalar
 from albireo.tokenizers.bank import TokenizerBank, as_row, build, open_codec
 from albireo.tokenizers.base import Tokenizer
 from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS, TokenSpec
@@ -81,8 +79,6 @@ heads: with them 300 labels gave a photometric redshift to 0.027, with a tenth o
 GAIA = 2.9
 """ln of the electrons per second that Gaia counts of a source of one nanomaggy, about."""
 
-Object = Mapping[str, NDArray[np.int32]]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -96,37 +92,6 @@ class Recipe:
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
     transformer: Schedule = Schedule(steps=10_000, batch=32, rate=3e-3, warm_up=200)
     budget: Budget = Budget()
-
-
-@dataclass(frozen=True)
-class Data:
-    """A folder of shards, and its share of the steps."""
-
-    folder: Path
-    share: float
-
-    @classmethod
-    def of(cls, text: str) -> Data:
-        """FOLDER=SHARE"""
-        folder, _, share = text.rpartition("=")
-        data = cls(Path(folder), float(share))
-        if not data.shards:
-            raise SystemExit(
-                f"no shards in {folder}: make them with `albireo simulate` or `python -m benchmarks.real_sky`"
-            )
-        return data
-
-    @property
-    def shards(self) -> list[Path]:
-        return sorted(self.folder.glob("*-[0-9]*.parquet"))
-
-
-def read(path: Path) -> Iterator[Observation]:
-    """The observations of a shard; an unreadable row ends it all."""
-    for item in read_shard(Source.from_path(path), ReadOptions(), []):
-        if not isinstance(item, Observation):
-            raise item
-        yield item
 
 
 # ---------------------------------------------------------------------- codecs
@@ -147,11 +112,7 @@ def train_codecs(
     )
     assert isinstance(image, ImageTokenizer)
     assert isinstance(spectrum, SpectrumTokenizer)
-    numbers = {
-        key: build(MODALITIES[key], mini.codec_config(key))
-        for key in (*mini.INPUTS, "tok_z")
-        if MODALITIES[key].kind in ("scalar", "coefficients")
-    }
+    numbers = {key: build(MODALITIES[key], mini.codec_config(key)) for key in (*mini.INPUTS, "tok_z") if is_number(key)}
     if not done.exists():
         images, values = _codec_sample(recipe, data)
         for key, tokenizer in numbers.items():
@@ -228,65 +189,6 @@ def _codec_sample(recipe: Recipe, data: Sequence[Data]) -> tuple[list[Image], di
             if count >= recipe.codec_objects:
                 break
     return images, values
-
-
-# ---------------------------------------------------------------------- tokens
-
-
-def tokenize(data: Sequence[Data], bank: TokenizerBank, state: Path) -> list[list[Path]]:
-    """Tokens of every shard of every folder: one safetensors file each, key -> (objects that have it), key.ids -> their
-    tokens. Redshift is a target of objects whose shard states it: real ones do not."""
-    out: list[list[Path]] = []
-    for number, source in enumerate(data):
-        folder = state / "tokens" / f"{number}-{source.folder.name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{shard.stem}.safetensors" for shard in source.shards]
-        progress = Progress(
-            f"tokenize {source.folder.name}", len(paths), sum(map(Path.exists, paths)), Path(os.devnull)
-        )
-        for shard, path in zip(source.shards, paths, strict=True):
-            if not path.exists():
-                tensors = _tokens(list(read(shard)), bank)
-                part = path.with_suffix(".part")
-                save_file(tensors, part)
-                os.replace(part, path)
-                progress.update(sum(map(Path.exists, paths)))
-        out.append(paths)
-    return out
-
-
-def _tokens(observations: Sequence[Observation], bank: TokenizerBank) -> dict[str, NDArray[np.int32]]:
-    payloads: dict[str, list[Any]] = {}
-    rows: dict[str, list[int]] = {}
-    for row, observation in enumerate(observations):
-        given = dict(observation.data)
-        if "redshift" in observation.metadata:
-            given["tok_z"] = Scalar(float(observation.metadata["redshift"]), "")
-        for key, payload in given.items():
-            if key in bank:
-                rows.setdefault(key, []).append(row)
-                payloads.setdefault(key, []).append(payload)
-    tensors = {key: np.array(rows[key], np.int32) for key in rows} | {
-        "objects": np.array([len(observations)], np.int32)
-    }
-    for key, of_key in payloads.items():
-        parts = [bank[key].encode(of_key[i : i + 16]) for i in range(0, len(of_key), 16)]
-        tensors[f"{key}.ids"] = torch.cat(parts).numpy().astype(np.int32)
-    return tensors
-
-
-def load_tokens(paths: Sequence[Path]) -> list[Object]:
-    """Tokens of every object, by key."""
-    objects: list[Object] = []
-    for path in paths:
-        tensors = load_file(path)
-        batch: list[dict[str, NDArray[np.int32]]] = [{} for _ in range(int(tensors.pop("objects")[0]))]
-        for key in tensors:
-            if not key.endswith(".ids"):
-                for row, ids in zip(tensors[key], tensors[f"{key}.ids"], strict=True):
-                    batch[row][key] = ids
-        objects += [one for one in batch if one.keys() & set(mini.INPUTS)]
-    return objects
 
 
 # ---------------------------------------------------------------------- the transformer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,19 @@ from albireo.service.commands import (
     settings_of,
     subject_batches,
 )
-from albireo.service.heads_cli import IdColumn, LabelTable, Missing, matched_lines, missing_values, units_of
+from albireo.service.heads_cli import (
+    Epochs,
+    Group,
+    IdColumn,
+    LabelTable,
+    LabelUnit,
+    Missing,
+    Targets,
+    TaskName,
+    matched_lines,
+    missing_values,
+    units_of,
+)
 from albireo.service.printing import errors_of, plural, progress_bar, tell
 from albireo.service.reading_flags import with_reading
 
@@ -47,23 +59,12 @@ def evaluate(
     reading: Reading,
     open_core: OpenCore,
     labels: LabelTable,
-    target: Annotated[
-        list[str], typer.Option("--target", metavar="COLUMN", help="what is to be predicted (several: repeat it)")
-    ],
-    task: Annotated[
-        Literal["regression", "classification", "redshift"],
-        typer.Option(help="numbers with intervals, classes with probabilities, or a density of redshift"),
-    ],
+    target: Targets,
+    task: TaskName,
     id: IdColumn = None,
     missing: Missing = None,
-    label_unit: Annotated[
-        list[str] | None,
-        typer.Option("--label-unit", metavar="TARGET=UNIT", help="where the table does not state it"),
-    ] = None,
-    group: Annotated[
-        str,
-        typer.Option(metavar="object|sky|survey|COLUMN", help="what is never in two parts: cells of the sky, ..."),
-    ] = "object",
+    label_unit: LabelUnit = None,
+    group: Group = "object",
     sizes: Annotated[str, typer.Option(metavar="N,N,..,all", help="numbers of labels")] = "100,300,1000,all",
     pooling: Annotated[
         str,
@@ -75,7 +76,7 @@ def evaluate(
     with_untrained: Annotated[
         bool, typer.Option("--untrained/--no-untrained", help="also heads on the same encoder before its training")
     ] = True,
-    epochs: Annotated[int | None, typer.Option(min=1, help="at most; chosen by the number of objects")] = None,
+    epochs: Epochs = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same parts, same numbers")] = 0,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FOLDER", help="write a page, curves.png and evaluation.json")

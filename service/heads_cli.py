@@ -51,6 +51,22 @@ Missing = Annotated[
     str | None,
     typer.Option(metavar="N,N,..|none", help="numbers that stand for no value, e.g. -9999; none: no number does"),
 ]
+Targets = Annotated[
+    list[str], typer.Option("--target", metavar="COLUMN", help="what is to be predicted (several: repeat it)")
+]
+TaskName = Annotated[
+    Literal["regression", "classification", "redshift"],
+    typer.Option(help="numbers with intervals, classes with probabilities, or a density of redshift"),
+]
+LabelUnit = Annotated[
+    list[str] | None,
+    typer.Option("--label-unit", metavar="TARGET=UNIT", help="where the table does not state it"),
+]
+Group = Annotated[
+    str,
+    typer.Option(metavar="object|sky|survey|COLUMN", help="what is never in two parts: cells of the sky, ..."),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="at most; chosen by the number of objects")]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="FOLDER", help="write a page with pictures of how well it does")
 ]
@@ -68,23 +84,12 @@ def fit(
     reading: Reading,
     open_core: OpenCore,
     labels: LabelTable,
-    target: Annotated[
-        list[str], typer.Option("--target", metavar="COLUMN", help="what is to be predicted (several: repeat it)")
-    ],
-    task: Annotated[
-        Literal["regression", "classification", "redshift"],
-        typer.Option(help="numbers with intervals, classes with probabilities, or a density of redshift"),
-    ],
+    target: Targets,
+    task: TaskName,
     id: IdColumn = None,
     missing: Missing = None,
-    label_unit: Annotated[
-        list[str] | None,
-        typer.Option("--label-unit", metavar="TARGET=UNIT", help="where the table does not state it"),
-    ] = None,
-    group: Annotated[
-        str,
-        typer.Option(metavar="object|sky|survey|COLUMN", help="what is never in two parts: cells of the sky, ..."),
-    ] = "object",
+    label_unit: LabelUnit = None,
+    group: Group = "object",
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="COLUMN", help="how much each object counts")
     ] = None,
@@ -100,7 +105,7 @@ def fit(
         Literal["cqr", "split"], typer.Option(help="of numbers: a width for each object, or one for all")
     ] = "cqr",
     z_max: Annotated[float, typer.Option(min=0.01, max=20, help="end of the grid of redshifts")] = 5.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="at most; chosen by the number of objects")] = None,
+    epochs: Epochs = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same parts, same head")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="the head's file, instead of its place in --data")

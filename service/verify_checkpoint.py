@@ -123,7 +123,7 @@ class Evidence:
     @cached_property
     def samples(self) -> tuple[Observation, ...]:
         """The bundled samples, each with all that its files say of it, through the modalities that are read."""
-        return self._readable(_subjects([SAMPLES]))
+        return self._readable(objects_of([SAMPLES]))
 
     @cached_property
     def sky(self) -> tuple[Observation, ...]:
@@ -136,12 +136,11 @@ class Evidence:
         """The samples, then those of the sky."""
         return (*self.samples, *self.sky)
 
-    def of_files(self, paths: Sequence[Path]) -> Evidence:
-        """The same checkpoint, looked at with the objects of other files in the place of the samples and the sky.
+    def of_objects(self, subjects: Sequence[Subject]) -> Evidence:
+        """The same checkpoint, looked at with other objects in the place of the samples and the sky.
 
-        Raises the error of the first object that cannot be read: a figure of the others would be taken for one of all.
+        Raises the error of the first that cannot be read: a figure of the others would be taken for one of all.
         """
-        subjects = list(_subjects(paths))
         for subject in subjects:
             if error := selected(subject, self.checkpoint.inputs).error:
                 raise error
@@ -189,10 +188,14 @@ class Evidence:
         return found
 
 
-def _subjects(paths: Sequence[Path]) -> list[Subject]:
-    """The objects of files and folders, each with all that the files say of it."""
+def objects_of(paths: Sequence[Path]) -> list[Subject]:
+    """The objects of files and folders, each with all that the files say of it. Raises the first error of reading."""
     batches = read_batches(expand(paths), ReadOptions())
-    return join([subject for batch in batches for subject in batch.subjects])
+    subjects = [subject for batch in batches for subject in batch.subjects]
+    for subject in subjects:
+        if subject.error is not None:
+            raise subject.error
+    return join(subjects)
 
 
 class _Opened(Generic[T]):

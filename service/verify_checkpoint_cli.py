@@ -17,6 +17,7 @@ from albireo.service.models_cli import Which
 from albireo.service.printing import print_json, progress_bar
 
 if TYPE_CHECKING:
+    from albireo.service.subjects import Subject
     from albireo.service.verify_checkpoint import Check, Evidence, Found
 
 MARKS = {"passed": ("green", "passed"), "failed": ("bold red", "FAILED"), "not possible": ("dim", "not here")}
@@ -58,13 +59,12 @@ def verify_checkpoint(
       albireo verify-checkpoint albireo-mini
       albireo verify-checkpoint ./my-checkpoint --no-package
     """
-    from albireo.service.verify_checkpoint import Evidence, verify
+    from albireo.service.verify_checkpoint import Evidence, objects_of, verify
     from albireo.tokenizers.hub import resolve
 
     evidence = Evidence(resolve(model), package, settings_of().threads)
-    rows = checks_of(evidence, also or ())
-    if also:
-        evidence.of_files(also)  # what cannot be read is told now, not after minutes
+    # What cannot be read is told now, not after minutes.
+    rows = checks_of(evidence, objects_of(also) if also else ())
     found = []
     with progress_bar("verifying", len(rows)) as progress:
         for one in verify(rows, evidence):
@@ -83,7 +83,7 @@ def verify_checkpoint(
     return 0 if report["ok"] else 1
 
 
-def checks_of(evidence: Evidence, also: Sequence[Path] = ()) -> tuple[Check, ...]:
+def checks_of(evidence: Evidence, also: Sequence[Subject] = ()) -> tuple[Check, ...]:
     """Every check of a checkpoint, in the order in which they are made."""
     from albireo.service import recipe, verify_checkpoint_figures, verify_checkpoint_package, verify_checkpoint_rows
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -21,6 +20,7 @@ from albireo.models.engine import Tokens
 from albireo.models.redshift import Posterior, redshift_posterior
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Image, Observation, Scalar, Spectrum
+from albireo.service.subjects import Subject
 from albireo.service.verify_checkpoint import Check, Evidence, Measured, NotPossible
 
 GROUP = "meaning"
@@ -77,13 +77,13 @@ def checks(recorded: Mapping[str, float] | None) -> tuple[Check, ...]:
     )
 
 
-def checks_of_files(paths: Sequence[Path]) -> tuple[Check, ...]:
-    """The figures of other files, which state the class and the redshift of their objects, against AION-1's bounds."""
+def checks_of_files(subjects: Sequence[Subject]) -> tuple[Check, ...]:
+    """The figures of other objects, whose files state class and redshift, against AION-1's bounds."""
     opened: list[Evidence] = []
 
     def measure(figure: Figure, evidence: Evidence) -> Measured:
         if not opened:
-            opened.append(evidence.of_files(paths))
+            opened.append(evidence.of_objects(subjects))
         return _bounded(figure, opened[0])
 
     group = f"{GROUP}, of your files"

@@ -21,7 +21,7 @@ from albireo.service.cli import app
 from albireo.service.demo import SAMPLES
 from albireo.service.recipe import MAKE, RECIPE, Recipe, checks
 from albireo.service.shelf import Shelf
-from albireo.service.verify_checkpoint import Check, Evidence, Found, Measured, NotPossible, verify
+from albireo.service.verify_checkpoint import Check, Evidence, Found, Measured, NotPossible, objects_of, verify
 from albireo.service.verify_checkpoint_rows import ROWS, spiked
 from albireo.tokenizers.checkpoint import MINI
 
@@ -172,7 +172,7 @@ def test_the_figures_of_other_files() -> None:
     """They are of these files alone; the checkpoint is opened once."""
     evidence = Evidence(MINI, threads=1)
     paths = sorted(SAMPLES.glob("spec-*.fits.gz"))
-    rows = {one.name: one for one in figures.checks_of_files(paths)}
+    rows = {one.name: one for one in figures.checks_of_files(objects_of(paths))}
     wanted = ("spectra come back", "spectrum codes in use", "redshift of a spectrum", "images come back")
     found = {one.name: one for one in verify([rows[name] for name in wanted], evidence)}
     assert len(paths) == 6
@@ -182,7 +182,7 @@ def test_the_figures_of_other_files() -> None:
     assert "median R2 of 6 spectra" in found["spectra come back"].measured
     assert {one.state for one in found.values()} == {"not possible"}
     assert found["images come back"].measured == "no object has any"
-    assert evidence.of_files(paths).engine is evidence.engine
+    assert evidence.of_objects(objects_of(paths)).engine is evidence.engine
     assert len(evidence.samples) == 16
 
 
