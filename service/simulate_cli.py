@@ -22,6 +22,9 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="the same seed gives the same sky")] = 1,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="objects in a file")] = 500,
     workers: Annotated[int, typer.Option("--workers", min=1, help="processes")] = 1,
+    photometry: Annotated[
+        bool, typer.Option("--photometry", help="photometry alone, of more surveys: no images, no spectra; faster")
+    ] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="draw samples.png and population.png")] = True,
     json_output: Json = False,
 ) -> int:
@@ -35,11 +38,12 @@ def simulate(
     Examples:
       albireo simulate sky --objects 20000 --seed 1 --workers 2
       albireo simulate test --objects 500 --kind galaxies --seed 2
+      albireo simulate many --objects 50000 --photometry --workers 2
       albireo validate sky/mix-00000.parquet
     """
     from albireo.observations.simulation.production import Order, produce
 
-    order = Order(objects, kind, seed, shard_size)
+    order = Order(objects, kind, seed, shard_size, photometry=photometry)
     began = time.monotonic()
     with progress_bar("simulating", objects) as progress:
         manifest = produce(out, order, workers, progress)

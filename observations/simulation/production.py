@@ -46,13 +46,17 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made."""
+    """What is to be made.
+
+    photometry  whether nothing but photometry is observed
+    """
 
     objects: int
     kind: survey.Kind
     seed: int
     shard_size: int = 500
     recipe: int = RECIPE
+    photometry: bool = False
 
     def __post_init__(self) -> None:
         for name, low in (("objects", 1), ("seed", 0), ("shard_size", 1)):
@@ -70,7 +74,8 @@ class Order:
 def make_shard(task: tuple[Order, str, str, range]) -> int:
     """Write one shard; returns how many objects it holds."""
     order, folder, name, numbers = task
-    observations = [survey.simulate(order.seed, number, order.kind) for number in numbers]
+    observe = survey.photometry if order.photometry else survey.simulate
+    observations = [observe(order.seed, number, order.kind) for number in numbers]
     origin = {"origin": "simulated", "seed": order.seed, "kind": order.kind, "recipe": order.recipe}
     write_shard(observations, Path(folder) / name, origin)
     return len(numbers)
@@ -87,7 +92,7 @@ def produce(out: Path, order: Order, workers: int = 1, progress: Callable[[int],
     out.mkdir(parents=True, exist_ok=True)
     plan = out / "order.json"
     if plan.exists():
-        there = json.loads(plan.read_text())
+        there = {"photometry": False} | json.loads(plan.read_text())
         if there != asdict(order):
             differ = ", ".join(f"{k} {there.get(k)}" for k, v in asdict(order).items() if there.get(k) != v)
             raise Conflict(

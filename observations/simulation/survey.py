@@ -1,7 +1,8 @@
 """One simulated object, observed: which surveys saw it, and what they measured.
 
-simulate   one object: a function of a seed and an index
-spectra    spectra alone, with the noiseless flux behind them
+simulate    one object: a function of a seed and an index
+photometry  one object of which nothing but photometry is known
+spectra     spectra alone, with the noiseless flux behind them
 Kind, KINDS
 """
 
@@ -177,12 +178,7 @@ def fibre_share(looks: Appearance, radius: float, seeing: float = 1.2) -> float:
 def simulate(seed: int, index: int, kind: Kind = "mix") -> Observation:
     """Object number `index` of the sky of `seed`; the same arguments give the same object, whatever else is drawn."""
     rng = np.random.default_rng([seed, index])
-    name = str(rng.choice(list(MIX), p=list(MIX.values()))) if kind == "mix" else kind
-    target = TARGETS[name](rng)
-    stated = float(np.clip(rng.lognormal(np.log(0.035), 0.65), 0.004, 0.5))
-    # The map of dust is right to some 8 %.
-    light = dimmed(target.light, stated * float(np.clip(rng.normal(1.0, 0.08), 0.7, 1.3)))
-    fluxes = photometer()(light.total())
+    target, stated, light, fluxes = _behind_dust(kind, rng)
     r = 22.5 - 2.5 * np.log10(fluxes["tok_flux_r"])
     data: dict[str, Payload] = {}
     legacy, hsc = rng.random() < 0.85, rng.random() < 0.25
@@ -212,13 +208,53 @@ def simulate(seed: int, index: int, kind: Kind = "mix") -> Observation:
     data |= spectra
     if not data:
         data = _legacy(target, fluxes, stated, rng)
-    if any(MODALITIES[key].kind == "scalar" for key in data):
-        data["tok_ebv"] = Scalar(stated, "mag")
     if legacy and rng.random() < 0.25:
         data = _without_i(data)
+    return _observation(f"sim-{seed}-{index:07d}", target, data, stated, rng)
+
+
+def photometry(seed: int, index: int, kind: Kind = "mix") -> Observation:
+    """Object number `index` of a sky in which there are no images and no spectra, and several surveys of most objects.
+
+    Another sky than that of `simulate`: made twice as fast, for what takes many objects to be learnt from few numbers.
+    """
+    rng = np.random.default_rng([seed, index, 2])
+    target, stated, _, fluxes = _behind_dust(kind, rng)
+    data: dict[str, Payload] = {}
+    if rng.random() < 0.5:
+        data |= _legacy(target, fluxes, stated, rng)
+        if rng.random() < 0.25:
+            data = _without_i(data)
+    if rng.random() < 0.4:
+        data |= measured("hsc", fluxes, _spread(target.looks, 0.7), stated, rng)
+    if not data or (fluxes["tok_flux_r"] > 1.2 and rng.random() < 0.8):
+        data |= measured("sdss", fluxes, _spread(target.looks, 1.3), stated, rng)
+        if rng.random() < 0.75:
+            data |= measured("2mass", fluxes, _spread(target.looks, 2.5), stated, rng)
+    if target.looks.radius * (1 - target.looks.core) < 0.3 and rng.random() < 0.75:
+        data |= gaia(fluxes, target.parallax, rng)
+    return _observation(f"phot-{seed}-{index:07d}", target, data, stated, rng)
+
+
+def _behind_dust(kind: Kind, rng: np.random.Generator) -> tuple[Target, float, Light, dict[str, float]]:
+    """An object, E(B-V) of the map, and its light and fluxes behind the Galaxy's dust."""
+    name = str(rng.choice(list(MIX), p=list(MIX.values()))) if kind == "mix" else kind
+    target = TARGETS[name](rng)
+    stated = float(np.clip(rng.lognormal(np.log(0.035), 0.65), 0.004, 0.5))
+    # The map of dust is right to some 8 %.
+    light = dimmed(target.light, stated * float(np.clip(rng.normal(1.0, 0.08), 0.7, 1.3)))
+    return target, stated, light, photometer()(light.total())
+
+
+def _observation(
+    name: str, target: Target, data: dict[str, Payload], ebv: float, rng: np.random.Generator
+) -> Observation:
+    """What was measured, with E(B-V) if there are fluxes, and a place in the sky."""
+    if any(MODALITIES[key].kind == "scalar" for key in data):
+        data["tok_ebv"] = Scalar(ebv, "mag")
     ordered = {key: data[key] for key in MODALITIES if key in data}
     return Observation(
-        id=f"sim-{seed}-{index:07d}",
+        id=name,
         data=ordered,
         ra=float(rng.uniform(0, 360)),
         dec=float(np.degrees(np.arcsin(rng.uniform(-0.35, 0.87)))),

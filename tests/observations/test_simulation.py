@@ -374,6 +374,15 @@ def test_what_the_surveys_see_differs(objects: list[Observation]) -> None:
 # Shards
 
 
+def test_a_sky_of_photometry_has_more_of_it_and_nothing_else() -> None:
+    some = [survey.photometry(5, index) for index in range(60)]
+    assert some[7] == survey.photometry(5, 7)
+    assert {MODALITIES[key].kind for one in some for key in one.data} == {"scalar"}
+    assert all("redshift" in one.metadata and not LABEL_KEYS & set(one.data) for one in some)
+    for key in ("tok_flux_r", "tok_mag_i", "flux_u_sdss", "flux_k_2mass", "tok_ebv"):
+        assert sum(key in one.data for one in some) > 4, key
+
+
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Order]:
     order = Order(objects=7, kind="mix", seed=5, shard_size=4)
@@ -417,7 +426,14 @@ def test_shards_are_read_as_they_were_made(sky: tuple[Path, Order], objects: lis
 def test_the_manifest_says_what_was_made(sky: tuple[Path, Order]) -> None:
     folder, _ = sky
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["order"] == {"objects": 7, "kind": "mix", "seed": 5, "shard_size": 4, "recipe": 1}
+    assert manifest["order"] == {
+        "objects": 7,
+        "kind": "mix",
+        "seed": 5,
+        "shard_size": 4,
+        "recipe": 1,
+        "photometry": False,
+    }
     assert sum(manifest["classes"].values()) == 7
     assert set(manifest["files"]) == {"mix-00000.parquet", "mix-00001.parquet", "labels.parquet"}
     assert {"numpy", "galsim", "bagpipes"} <= manifest["versions"].keys()
@@ -427,6 +443,8 @@ def test_another_order_in_the_same_folder_is_refused(sky: tuple[Path, Order]) ->
     folder, order = sky
     with pytest.raises(Conflict, match="seed 5"):
         produce(folder, replace(order, seed=6))
+    with pytest.raises(Conflict, match="photometry False"):
+        produce(folder, replace(order, photometry=True))
     with pytest.raises(BadInput):
         Order(objects=0, kind="mix", seed=1)
 

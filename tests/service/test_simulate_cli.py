@@ -35,6 +35,15 @@ def test_shards_a_page_and_what_validate_says_of_them(tmp_path: Path) -> None:
     assert "statement_conflict" in again.output
 
 
+def test_photometry_alone(tmp_path: Path) -> None:
+    made = runner.invoke(app, ["simulate", str(tmp_path), "-n", "20", "--photometry", "--json"])
+    assert made.exit_code == 0, made.output
+    assert all(matplotlib.image.imread(picture).std() > 0.02 for picture in json.loads(made.stdout)["pictures"])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert "tok_image" not in manifest["modalities"]
+    assert manifest["order"]["photometry"]
+
+
 def test_wrong_usage() -> None:
     assert runner.invoke(app, ["simulate", "sky", "--kind", "planets"]).exit_code == 2
     assert runner.invoke(app, ["simulate", "sky", "--objects", "0"]).exit_code == 2
