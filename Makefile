@@ -120,11 +120,12 @@ mini: $(STAMP)
 	@echo "== albireo-mini: sky, codecs, tokens, masked modelling, heads"
 	@nice -n 19 $(BIN)/albireo simulate $(MINI)/sky --objects 14000 --seed 20261126 --shard-size 1000 --workers 2
 	@nice -n 19 $(BIN)/albireo simulate $(MINI)/sky-of-heads --objects 4000 --seed 20261127 --shard-size 1000 --workers 2
-	@nice -n 19 $(BIN)/python -m albireo.models.spectrum_pairs $(MINI)/pairs --objects 12000 --workers 2
+	@nice -n 19 $(BIN)/albireo simulate $(MINI)/photometry --photometry --objects 50000 --seed 20261129 --shard-size 5000 --no-page --workers 2
+	@nice -n 19 $(BIN)/python -m albireo.models.spectrum_pairs $(MINI)/pairs --objects 8000 --workers 2
 	@[ -d $(MINI)/real ] || ALBIREO_STAR_DATA="$(STARS)" $(BIN)/python -m benchmarks.real_sky $(MINI)/real
 	@nice -n 19 $(BIN)/python -m albireo.models.pretrain --state $(MINI)/state --out $(MINI)/albireo-mini --pairs $(MINI)/pairs \
-		--codecs-from models/albireo-mini --data $(MINI)/sky=0.5 --data $(MINI)/real/gaia_xp_wheel=0.28 \
-		--data $(MINI)/real/photoz_kcorrect_gst=0.12 --data $(MINI)/real/photoz_zcosmos=0.06 --data $(MINI)/real/photoz_vvds=0.04
+		--codecs-from models/albireo-mini --data $(MINI)/sky=0.32 --data $(MINI)/photometry=0.22 --data $(MINI)/real/gaia_xp_wheel=0.26 \
+		--data $(MINI)/real/photoz_kcorrect_gst=0.1 --data $(MINI)/real/photoz_zcosmos=0.05 --data $(MINI)/real/photoz_vvds=0.05
 	@ALBIREO_STAR_DATA="$(STARS)" nice -n 19 $(BIN)/python -m benchmarks.shipped_heads $(MINI)/albireo-mini \
 		--sky $(MINI)/sky-of-heads --state $(MINI)/states
 	@$(BIN)/python -m albireo.service.recipe $(MINI)/albireo-mini

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from albireo.models.applicability import RANGE, Coverage, Typicality
 from albireo.models.calibration import least
 from albireo.models.head_density import Density, grid
-from albireo.models.head_network import HeadNetwork, run
+from albireo.models.head_network import HeadNetwork, n_kinds, run
 from albireo.models.head_scores import scores
 from albireo.models.head_splits import PARTS, groups_of, shares_of, split
 from albireo.models.head_tasks import Classes, HeadTask, Quantiles, Sample
@@ -140,8 +140,9 @@ class Labelled:
 def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = lambda done, total: None) -> Head:
     """A head on token states of objects whose labels are known; `progress` is told epochs.
 
-    The training part teaches, the validation part chooses, the calibration part calibrates, and the test part does
-    nothing but give the card its metrics. The same states, labels and plan give the same head, byte for byte.
+    The training part teaches; the validation part chooses, and then teaches too; the calibration part calibrates, and
+    the test part does nothing but give the card its metrics. The same states, labels and plan give the same head, byte
+    for byte.
     """
     data = _labelled(states, labels, plan)
     _no_leak(states, data, plan)
@@ -157,22 +158,26 @@ def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = la
         for rows in of_part
     ]
     task = _task(plan, parts[0], classes)
+    kinds = n_kinds(plan.pooling, known)
 
-    def build() -> HeadNetwork:
-        network = HeadNetwork(plan.pooling, plan.network, states.dim, len(known), plan.queries, task.n_outputs)
-        network.standardise(parts[0].rows)
+    def build(learnt: Part, both: bool) -> HeadNetwork:
+        network = HeadNetwork(plan.pooling, plan.network, states.dim, kinds, plan.queries, task.n_outputs)
+        network.standardise(learnt.rows)
         if not isinstance(task, Classes):
-            start_from_ridge(network, task, parts[0], parts[1])
+            start_from_ridge(network, task, parts[0], parts[1], both)
         return network
 
     trained = train(build, task, parts[0], parts[1], plan.epochs, plan.seed, progress)
     read = [run(trained.network, part.rows) if len(part) else None for part in parts]
     samples = [Sample(one[0], p.truth, p.weights) for one, p in zip(read, parts, strict=True) if one is not None]
-    task = task.calibrated(samples[2], samples[1])
-    others = [number for number in (1, 2, 3) if read[number] is not None]
-    features = [one[1] for one in read if one is not None]
-    names = [coverage.set_name(held[i].keys) for number in others for i in of_part[number]]
-    typicality = Typicality.fit(features[0], np.concatenate(features[1:]), names)
+    # Temperatures from validation objects by a network that they did not teach.
+    task = task.calibrated(samples[2], samples[1]._replace(outputs=trained.validation))
+    learnt, others = (
+        [(number, one[1]) for number, one in enumerate(read) if one is not None and number in of]
+        for of in ((0, 1), (2, 3))
+    )
+    names = [coverage.set_name(held[i].keys) for number, _ in others for i in of_part[number]]
+    typicality = Typicality.fit(*(np.concatenate([one for _, one in some]) for some in (learnt, others)), names)
     arrays: dict[str, NDArray[Any]] = {f"network.{k}": v.numpy() for k, v in trained.network.state_dict().items()}
     arrays |= {f"task.{k}": v for k, v in task.arrays().items()}
     arrays |= {f"typicality.{k}": v for k, v in typicality.arrays().items()}

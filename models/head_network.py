@@ -2,7 +2,7 @@
 
     mean               the mean of the valid states
     mean_per_modality  sum over modalities of (a learned map of the mean of its states + a vector); what is absent adds
-                       nothing
+                       nothing. Coefficients are not averaged: each is another quantity, and has a map of its own
     attentive          Q learned queries, each a mean of the states under softmax(Q K^T / sqrt D) and a map of its own.
                        A map of the keys would only turn the queries, so there is none; a query has one number for each
                        modality instead, by which it can prefer one
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from albireo.models.heads import Network, Pooling
 from albireo.observations.errors import BadInput
+from albireo.observations.modalities import MODALITIES
 
 HIDDEN = 256
 DROPOUT = 0.1
@@ -47,6 +48,22 @@ class Rows:
     kinds: NDArray[np.int64]
 
 
+def kinds_of(pooling: Pooling, known: Sequence[str]) -> dict[str, range]:
+    """Token key -> numbers of the kinds that its rows are of: one for all of them, or one each of coefficients."""
+    out: dict[str, range] = {}
+    for key in known:
+        row = MODALITIES[key]
+        several = pooling == "mean_per_modality" and row.kind == "coefficients"
+        first = max((of.stop for of in out.values()), default=0)
+        out[key] = range(first, first + (row.shape[0] if several else 1))
+    return out
+
+
+def n_kinds(pooling: Pooling, known: Sequence[str]) -> int:
+    """Number of kinds of rows."""
+    return sum(map(len, kinds_of(pooling, known).values()))
+
+
 def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequence[str]) -> Rows:
     """Rows that a head with this pooling reads of token states (N, D) whose modalities are `keys` (N,).
 
@@ -54,8 +71,11 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
     States count in half precision, in which they are kept on disk: what a head is asked about is rounded like what it
     was fitted on. Else it could learn from the rounding, and its intervals would be of other states than these.
     """
-    number = {key: i for i, key in enumerate(known)}
-    kinds = np.array([number.get(key, -1) for key in keys], dtype=np.int64)
+    kinds = np.full(len(keys), -1)
+    names = np.array(keys)
+    for key, numbers in kinds_of(pooling, known).items():
+        rows = np.flatnonzero(names == key)
+        kinds[rows] = numbers.start if len(numbers) == 1 else numbers[: len(rows)]
     if (kinds < 0).any():
         values, kinds = values[kinds >= 0], kinds[kinds >= 0]
     # By torch, which has instructions for it.
@@ -87,7 +107,7 @@ def collate(rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
 class HeadNetwork(nn.Module):
     """`forward` gives outputs (B, O) and the features (B, F) under them.
 
-    kinds  number of modalities that it knows; "mean" makes no difference between them
+    kinds  number of kinds of rows that it knows (see kinds_of); "mean" makes no difference between them
     The read-out is linear; "mlp" adds to it what a hidden layer makes of the features, which is nothing at first.
     """
 

@@ -52,11 +52,13 @@ class Told(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Regression of a standardised label: slopes (F,) of the features, value without them, and what is left over."""
+    """Regression of a standardised label: slopes (F,) of the features, value without them, what is left over, and the
+    penalty of the slopes."""
 
     slopes: Doubles
     middle: float
     spread: float
+    penalty: float
 
 
 class HeadTask(Protocol):

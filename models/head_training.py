@@ -1,9 +1,10 @@
-"""Training the network of a head: AdamW under a cosine, the best epoch on the validation part kept."""
+"""Training the network of a head: AdamW under a cosine. The validation part chooses the epoch; then validation objects
+teach as well, for as many epochs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -69,12 +70,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with the weights of its best epoch, and how it got there.
+    """A network, and how it got there.
 
-    curve  loss of the training and of the validation part after each epoch
+    network     taught by training and validation objects
+    validation  outputs of a network that training objects alone had taught, for validation objects
+    loss        of these
+    curve       loss of the training and of the validation part after each epoch, before validation objects taught
     """
 
     network: HeadNetwork
+    validation: Doubles
     loss: float
     decay: float
     epoch: int
@@ -82,7 +87,7 @@ class Trained:
 
 
 def train(
-    build: Callable[[], HeadNetwork],
+    build: Callable[[Part, bool], HeadNetwork],
     task: HeadTask,
     training: Part,
     validation: Part,
@@ -90,8 +95,10 @@ def train(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> Trained:
-    """The best of the networks that `build` gives, one for each weight decay worth a try; `progress` is told epochs.
+    """The network of the best epoch under the best weight decay, taught again with validation objects among the others.
 
+    build     a network that begins from what a part tells; False: from training objects, True: from those of both
+    progress  is told epochs
     Every random number comes from the seed, and torch's own state is as before afterwards.
     """
     decays = DECAYS if len(training) < FEW else DECAYS[:1]
@@ -100,42 +107,63 @@ def train(
     batch = max(min(batch, 4 * AT_ONCE // size), 16)
     if epochs is None:
         epochs = int(np.clip(STEPS * batch // len(training), 20, 100))
-    found: list[Trained] = []
+    runs = len(decays) + 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first = build()
+        first = build(training, False)
+        found: list[_Run] = []
         for number, decay in enumerate(decays):
             torch.manual_seed(seed)
-            tell = partial(_tell, progress, number * epochs, len(decays) * epochs)
+            tell = partial(_tell, progress, number * epochs, runs * epochs)
             found.append(_train(deepcopy(first), task, training, validation, decay, epochs, batch, seed, tell))
-    progress(len(decays) * epochs, len(decays) * epochs)
-    return min(found, key=lambda one: one.loss)
+        best = min(found, key=lambda one: one.loss)
+        both = _joined(training, validation)
+        torch.manual_seed(seed)
+        last = build(both, True)
+        torch.manual_seed(seed)
+        tell = partial(_tell, progress, len(decays) * epochs, runs * epochs)
+        last = _train(last, task, both, None, best.decay, epochs, batch, seed, tell, best.epoch).network
+    progress(runs * epochs, runs * epochs)
+    outputs, _ = run(best.network, validation.rows)
+    return Trained(last, outputs, best.loss, best.decay, best.epoch, best.curve)
 
 
 def _tell(progress: Callable[[int, int], None], before: int, total: int, epoch: int) -> None:
     progress(before + epoch, total)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A network with the weights of its best epoch."""
+
+    network: HeadNetwork
+    loss: float
+    decay: float
+    epoch: int
+    curve: tuple[tuple[float, float], ...]
+
+
 def _train(
     network: HeadNetwork,
     task: HeadTask,
     training: Part,
-    validation: Part,
+    validation: Part | None,
     decay: float,
     epochs: int,
     batch: int,
     seed: int,
     progress: Callable[[int], None],
-) -> Trained:
+    until: int | None = None,
+) -> _Run:
+    """The best epoch of those up to `epochs`; without a validation part that of number `until`."""
     truth, weights = torch.from_numpy(training.truth), torch.from_numpy(training.weights).float()
     optimiser = torch.optim.AdamW(_groups(network, decay), lr=RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     order = np.random.default_rng(seed)
     batch_of = _batches(network, training.rows)
-    best = Trained(network, loss_of(network, task, validation), decay, 0, ())
-    kept = _copy(network)
+    best, kept = (0, math.inf if validation is None else loss_of(network, task, validation)), _copy(network)
     curve: list[tuple[float, float]] = []
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, 1 + (epochs if until is None else until)):
         network.train()
         total = 0.0
         for at in np.array_split(order.permutation(len(training)), -(-len(training) // batch)):
@@ -148,15 +176,17 @@ def _train(
             optimiser.step()
             total += loss.item() * len(at)
         schedule.step()
-        curve.append((total / len(training), loss_of(network, task, validation)))
         progress(epoch)
-        if curve[-1][1] < best.loss:
-            best = Trained(network, curve[-1][1], decay, epoch, ())
-            kept = _copy(network)
-        if epoch - best.epoch > max(PATIENCE * epochs, 5):
+        if validation is None:
+            continue
+        curve.append((total / len(training), loss_of(network, task, validation)))
+        if curve[-1][1] < best[1]:
+            best, kept = (epoch, curve[-1][1]), _copy(network)
+        if epoch - best[0] > max(PATIENCE * epochs, 5):
             break
-    network.load_state_dict(kept)
-    return Trained(network.eval(), best.loss, decay, best.epoch, tuple(curve))
+    if validation is not None:
+        network.load_state_dict(kept)
+    return _Run(network.eval(), best[1], decay, best[0], tuple(curve))
 
 
 def _batches(network: HeadNetwork, rows: Sequence[Rows]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -209,18 +239,42 @@ class StateRows(Sequence[Rows]):
         return reduce(*self.states.rows(int(self.at[i])), self.pooling, self.known)
 
 
+def _joined(one: Part, other: Part) -> Part:
+    rows: Sequence[Rows]
+    if isinstance(one.rows, StateRows):
+        assert isinstance(other.rows, StateRows)
+        first = one.rows
+        rows = StateRows(first.states, np.concatenate([first.at, other.rows.at]), first.pooling, first.known)
+    else:
+        rows = [*one.rows, *(other.rows[i] for i in range(len(other)))]
+    weights = np.concatenate([one.weights, other.weights])
+    return Part(rows, np.concatenate([one.truth, other.truth]), weights)
+
+
 @torch.no_grad()
-def start_from_ridge(network: HeadNetwork, task: Quantiles | Density, training: Part, validation: Part) -> None:
-    """Let the network begin as ridge regression on what it pools: a start that takes no step."""
+def start_from_ridge(
+    network: HeadNetwork, task: Quantiles | Density, training: Part, validation: Part, both: bool = False
+) -> None:
+    """Let the network begin as ridge regression on what it pools: a start that takes no step.
+
+    both  validation objects teach too, after they have chosen the penalty
+    """
     if task.scaled(training.truth).shape[1] > PER_MODALITY:
         return
     chosen = np.arange(0, len(training), -(-len(training) // MOST))
     if run_pooled(network, [training.rows[0]]).size <= MOST:
         chosen = np.arange(len(training))
     x, x_new = (run_pooled(network, rows) for rows in ([training.rows[i] for i in chosen.tolist()], validation.rows))
+    shape = x.shape[1:]
+    x, x_new = x.reshape(len(x), -1), x_new.reshape(len(x_new), -1)
     y, y_new = task.scaled(training.truth[chosen]), task.scaled(validation.truth)
-    lines = ridge(x.reshape(len(x), -1), y, training.weights[chosen], x_new.reshape(len(x_new), -1), y_new)
-    told = network.tell(torch.tensor(np.stack([line.slopes for line in lines])).float().unflatten(1, x.shape[1:]))
+    weights = training.weights[chosen]
+    lines = ridge(x, y, weights, x_new, y_new)
+    if both:
+        lines = _again(
+            np.concatenate([x, x_new]), np.concatenate([y, y_new]), np.concatenate([weights, validation.weights]), lines
+        )
+    told = network.tell(torch.tensor(np.stack([line.slopes for line in lines])).float().unflatten(1, shape))
     weight, bias = task.start([line._replace(slopes=row) for line, row in zip(lines, told.numpy(), strict=True)])
     network.readout.weight.copy_(torch.from_numpy(weight))
     network.readout.bias.copy_(torch.from_numpy(bias))
@@ -229,6 +283,29 @@ def start_from_ridge(network: HeadNetwork, task: Quantiles | Density, training: 
 def ridge(x: Doubles, y: Doubles, weights: Doubles, x_new: Doubles, y_new: Doubles) -> list[Line]:
     """Regressions of labels y (n, T) with NaN = missing on x (n, P), each with the penalty best for x_new, y_new."""
     lines: dict[int, Line] = {}
+    for t, x_mean, y_mean, slopes_of in _regressions(x, y, weights):
+        slopes = slopes_of(PENALTIES)
+        new = np.isfinite(y_new[:, t])
+        errors = (((x_new[new] - x_mean) @ slopes + y_mean - y_new[new, t, None]) ** 2).mean(axis=0)
+        best = int(errors.argmin())
+        middle, spread = float(y_mean - x_mean @ slopes[:, best]), float(np.sqrt(errors[best]))
+        lines[t] = Line(slopes[:, best], middle, max(spread, 1e-3), float(PENALTIES[best]))
+    return [lines[t] for t in range(y.shape[1])]
+
+
+def _again(x: Doubles, y: Doubles, weights: Doubles, lines: Sequence[Line]) -> list[Line]:
+    """The lines of more objects, with the same penalties."""
+    out = list(lines)
+    for t, x_mean, y_mean, slopes_of in _regressions(x, y, weights):
+        slopes = slopes_of(np.array([lines[t].penalty]))[:, 0]
+        out[t] = lines[t]._replace(slopes=slopes, middle=float(y_mean - x_mean @ slopes))
+    return out
+
+
+def _regressions(
+    x: Doubles, y: Doubles, weights: Doubles
+) -> Iterator[tuple[int, Doubles, float, Callable[[Doubles], Doubles]]]:
+    """Number of each label, means of x (P,) and of the label where it is known, and penalties (L,) -> slopes (P, L)."""
     there = np.isfinite(y)
     for mask in np.unique(there, axis=1).T:
         targets = np.flatnonzero((there == mask[:, None]).all(axis=0))
@@ -239,15 +316,15 @@ def ridge(x: Doubles, y: Doubles, weights: Doubles, x_new: Doubles, y_new: Doubl
         few = len(off) < off.shape[1]
         values, vectors = np.linalg.eigh(off @ off.T if few else off.T @ off)
         along = vectors.T @ (aims if few else off.T @ aims)
-        for k, t in enumerate(targets.tolist()):
-            slopes = vectors @ (along[:, k, None] / (values.clip(0)[:, None] + PENALTIES))
-            slopes = off.T @ slopes if few else slopes
-            new = np.isfinite(y_new[:, t])
-            errors = (((x_new[new] - x_mean) @ slopes + y_mean[k] - y_new[new, t, None]) ** 2).mean(axis=0)
-            best = int(errors.argmin())
-            middle, spread = float(y_mean[k] - x_mean @ slopes[:, best]), float(np.sqrt(errors[best]))
-            lines[t] = Line(slopes[:, best], middle, max(spread, 1e-3))
-    return [lines[t] for t in range(y.shape[1])]
+        yield from (
+            (t, x_mean, float(y_mean[k]), partial(_slopes, off if few else None, values, vectors, along[:, k]))
+            for k, t in enumerate(targets.tolist())
+        )
+
+
+def _slopes(off: Doubles | None, values: Doubles, vectors: Doubles, along: Doubles, penalties: Doubles) -> Doubles:
+    slopes: Doubles = vectors @ (along[:, None] / (values.clip(0)[:, None] + penalties))
+    return slopes if off is None else off.T @ slopes
 
 
 @torch.no_grad()

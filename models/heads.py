@@ -304,10 +304,10 @@ class Head:
     def _network(self) -> HeadNetwork:
         import torch
 
-        from albireo.models.head_network import HeadNetwork
+        from albireo.models.head_network import HeadNetwork, n_kinds
 
         card = self.card
-        kinds, queries = len(self.coverage.modalities), card.plan["queries"]
+        kinds, queries = n_kinds(card.pooling, list(self.coverage.modalities)), card.plan["queries"]
         network = HeadNetwork(card.pooling, card.network, card.dim, kinds, queries, self._task.n_outputs)
         try:
             network.load_state_dict({name: torch.from_numpy(x) for name, x in self._under("network").items()})

@@ -1,9 +1,11 @@
-"""Makes a checkpoint from observations in shards: train the codecs, tokenize, pre-train, write the folder.
+r"""Makes a checkpoint from observations in shards: train the codecs, tokenize, pre-train, write the folder.
 
-    albireo simulate SKY --objects 24000 --seed 20261126 --shard-size 1000 --workers 2
-    python -m albireo.models.spectrum_pairs PAIRS --objects 12000 --workers 2
+    albireo simulate SKY --objects 14000 --seed 20261126 --shard-size 1000 --workers 2
+    albireo simulate PHOTOMETRY --photometry --objects 50000 --seed 20261129 --shard-size 5000 --workers 2
+    python -m albireo.models.spectrum_pairs PAIRS --objects 8000 --workers 2
     python -m benchmarks.real_sky REAL
-    python -m albireo.models.pretrain --state STATE --out OUT --pairs PAIRS --data SKY=0.6 --data REAL/...=0.4
+    python -m albireo.models.pretrain --state STATE --out OUT --pairs PAIRS --data SKY=0.4 --data PHOTOMETRY=0.2 \
+      --data REAL/...=0.4
 
 `--data FOLDER=SHARE` may be repeated: each folder holds shards (`observations/shards.py`), and SHARE is its part of the
 steps. Every stage resumes from `--state` after a stop, and skips what is done. Run it under `nice -n 19`.
@@ -54,7 +56,7 @@ from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
 from albireo.tokenizers.weights import save
 
-REDSHIFT_WEIGHT = 4.0
+REDSHIFT_WEIGHT = 8.0
 
 HARDENED = 0.6
 """From this part of its way on a sign quantizer's latents all pass as signs (see codec_training.spectrum_loss)."""
@@ -338,7 +340,7 @@ class Pool:
         return cls(share, objects[:cut], objects[cut:])
 
 
-TOKENS, MOST = 4096, 128
+TOKENS, MOST = 4096, 256
 """Tokens that the objects of a step have, about, and the most objects of a step."""
 
 VALIDATED = 256

@@ -64,6 +64,7 @@ def simulate(
         print_json(answer)
         return 0
     print(f"{objects} objects in {answer['shards']} files of {out}, {objects / max(seconds, 1e-3):.1f} per second")
-    print("\n".join(f"look at {path}" for path in pictures))
+    for path in pictures:
+        print(f"look at {path}")
     print(f"Next: albireo validate {out / next(iter(order.shards()))[0]}")
     return 0

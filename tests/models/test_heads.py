@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from albireo.models import head_training
 from albireo.models.engine import Embedding
 from albireo.models.head_fitting import Plan
-from albireo.models.head_network import HeadNetwork
+from albireo.models.head_network import HeadNetwork, n_kinds, reduce
 from albireo.models.heads import LEVELS, Answer, Card, Head, Network, Pooling, Prior
 from albireo.observations.errors import BadInput, Conflict
 from albireo.observations.observation import Observation, Scalar
@@ -291,6 +291,21 @@ def test_a_prior_on_other_cells_keeps_its_shape() -> None:
 
 def test_nothing_of_nothing(redshift: Head) -> None:
     assert redshift.predict([], []) == []
+
+
+def test_coefficients_are_not_averaged() -> None:
+    """Each is another quantity; the states of an image's places are of the same kind."""
+    known = ["tok_image", "tok_xp_bp", "tok_z"]
+    keys = ("tok_xp_bp",) * 55 + ("tok_image",) * 4
+    values = np.arange(59, dtype=np.float32)[:, None]
+    rows = reduce(values, keys, "mean_per_modality", known)
+    assert n_kinds("mean_per_modality", known) == 57
+    assert dict(zip(rows.kinds.tolist(), rows.values[:, 0].tolist(), strict=True)) == {
+        0: 56.5, **{1 + k: float(k) for k in range(55)}
+    }  # fmt: skip
+    assert n_kinds("attentive", known) == 3
+    assert set(reduce(values, keys, "attentive", known).kinds.tolist()) == {0, 1}
+    assert len(reduce(values, keys, "mean", known).values) == 1
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp"])
