@@ -15,7 +15,7 @@ from albireo.models import mini
 from albireo.models.codec_training import Schedule, train_codec
 from albireo.models.masking import Budget, Split, split
 from albireo.models.neighbours import agreement, paired_bootstrap
-from albireo.models.pretrain import BLUR, REDSHIFT_WEIGHT, batch_loss, total
+from albireo.models.pretrain import BLUR, REDSHIFT_WEIGHT, Readers, batch_loss, total
 from albireo.models.stages import load_state, save_state
 from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.modalities import MODALITIES
@@ -147,6 +147,30 @@ def test_training_moves_every_weight(model: Transformer) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
     model.zero_grad()
+
+
+def test_readers_hold_numbers_in_the_states() -> None:
+    """Their loss falls as far as states tell the numbers: for states that do, far; for others, not."""
+    keys = ("tok_flux_g", "tok_flux_r")
+    rng = np.random.default_rng(0)
+    shown = [(key, rng.integers(0, 16, 1).astype(np.int32), None) for _ in range(100) for key in keys]
+    numbers = {key: torch.linspace(-1, 1, 16) for key in keys}
+    told = torch.tensor([float(numbers[key][codes[0]]) for key, codes, _ in shown])
+    generator = torch.Generator().manual_seed(1)
+    direction, noise = torch.randn(8, generator=generator), torch.randn(200, 8, generator=generator)
+    found = []
+    for states in (told[:, None] * direction, noise):
+        readers = Readers(numbers, 8)
+        optimiser = torch.optim.Adam(readers.parameters(), lr=0.02)
+        for _ in range(300):
+            optimiser.zero_grad()
+            loss = readers.loss(states, shown)
+            loss.backward()
+            optimiser.step()
+        found.append(loss.item())
+    assert found[0] < -3
+    assert found[1] > -1
+    assert Readers({}, 8).loss(noise, shown).item() == 0
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
