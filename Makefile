@@ -124,8 +124,8 @@ mini: $(STAMP)
 	@nice -n 19 $(BIN)/python -m albireo.models.spectrum_pairs $(MINI)/pairs --objects 8000 --workers 2
 	@[ -d $(MINI)/real ] || ALBIREO_STAR_DATA="$(STARS)" $(BIN)/python -m benchmarks.real_sky $(MINI)/real
 	@nice -n 19 $(BIN)/python -m albireo.models.pretrain --state $(MINI)/state --out $(MINI)/albireo-mini --pairs $(MINI)/pairs \
-		--codecs-from models/albireo-mini --data $(MINI)/sky=0.32 --data $(MINI)/photometry=0.22 --data $(MINI)/real/gaia_xp_wheel=0.26 \
-		--data $(MINI)/real/photoz_kcorrect_gst=0.1 --data $(MINI)/real/photoz_zcosmos=0.05 --data $(MINI)/real/photoz_vvds=0.05
+		--codecs-from models/albireo-mini --data $(MINI)/sky=0.42 --data $(MINI)/photometry=0.2 --data $(MINI)/real/gaia_xp_wheel=0.2 \
+		--data $(MINI)/real/photoz_kcorrect_gst=0.08 --data $(MINI)/real/photoz_zcosmos=0.05 --data $(MINI)/real/photoz_vvds=0.05
 	@ALBIREO_STAR_DATA="$(STARS)" nice -n 19 $(BIN)/python -m benchmarks.shipped_heads $(MINI)/albireo-mini \
 		--sky $(MINI)/sky-of-heads --state $(MINI)/states
 	@$(BIN)/python -m albireo.service.recipe $(MINI)/albireo-mini

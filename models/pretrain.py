@@ -100,7 +100,7 @@ class Recipe:
     spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
     image_again: Schedule = Schedule(steps=200, batch=32, rate=1e-3)
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
-    transformer: Schedule = Schedule(steps=10_000, batch=32, rate=3e-3, warm_up=200)
+    transformer: Schedule = Schedule(steps=3_250, batch=32, rate=3e-3, warm_up=200)
     budget: Budget = Budget()
 
 
