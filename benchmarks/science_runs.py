@@ -52,7 +52,7 @@ CALIBRATION = 30
 POOLINGS = (("mean_per_modality", "mlp"), ("attentive", "mlp"))
 """What is tried with many tokens a modality; the least loss on the validation part is taken."""
 
-ATTENTIVE = 40
+ATTENTIVE = 15
 """Epochs of attentive pooling: it reads every token, and takes as long as all the rest."""
 
 PLAIN = (("mean", "mlp"),)
