@@ -172,12 +172,13 @@ def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = la
     samples = [Sample(one[0], p.truth, p.weights) for one, p in zip(read, parts, strict=True) if one is not None]
     # Temperatures from validation objects by a network that they did not teach.
     task = task.calibrated(samples[2], samples[1]._replace(outputs=trained.validation))
-    learnt, others = (
-        [(number, one[1]) for number, one in enumerate(read) if one is not None and number in of]
-        for of in ((0, 1), (2, 3))
+    features = {number: one[1] for number, one in enumerate(read) if one is not None}
+    others = [number for number in (2, 3) if number in features]
+    typicality = Typicality.fit(
+        np.concatenate([features[0], features[1]]),
+        np.concatenate([features[number] for number in others]),
+        [coverage.set_name(held[i].keys) for number in others for i in of_part[number]],
     )
-    names = [coverage.set_name(held[i].keys) for number, _ in others for i in of_part[number]]
-    typicality = Typicality.fit(*(np.concatenate([one for _, one in some]) for some in (learnt, others)), names)
     arrays: dict[str, NDArray[Any]] = {f"network.{k}": v.numpy() for k, v in trained.network.state_dict().items()}
     arrays |= {f"task.{k}": v for k, v in task.arrays().items()}
     arrays |= {f"typicality.{k}": v for k, v in typicality.arrays().items()}

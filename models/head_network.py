@@ -55,7 +55,7 @@ def kinds_of(pooling: Pooling, known: Sequence[str]) -> dict[str, range]:
         row = MODALITIES[key]
         several = pooling == "mean_per_modality" and row.kind == "coefficients"
         first = max((of.stop for of in out.values()), default=0)
-        out[key] = range(first, first + (row.shape[0] if several else 1))
+        out[key] = range(first, first + ((row.shape[0] or 1) if several else 1))
     return out
 
 
