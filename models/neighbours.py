@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.models import mini, pretrain
+from albireo.models import first_weights, mini
 from albireo.models.engine import Tokens
 from albireo.models.pretrain import Recipe
 from albireo.models.torch_engine import TorchEngine
@@ -78,7 +78,7 @@ def untrained(engine: TorchEngine, seed: int) -> TorchEngine:
     """The same network with the weights it had before the first step, behind the same tokenizers."""
     redshift = build(MODALITIES["tok_z"], mini.codec_config("tok_z"))
     bank = TokenizerBank({**engine.bank, "tok_z": redshift})
-    return TorchEngine(engine.checkpoint, engine.bank, pretrain.untrained(bank, seed))
+    return TorchEngine(engine.checkpoint, engine.bank, first_weights.untrained(bank, seed))
 
 
 def embed(engine: TorchEngine, observations: Sequence[Observation]) -> Matrix:

@@ -39,17 +39,17 @@ from albireo.models.codec_training import (
     train_codec,
 )
 from albireo.models.cpu import fast_bf16
+from albireo.models.first_weights import code_features, is_number, untrained
 from albireo.models.masking import Budget, Split, split
 from albireo.models.muon import Muon
 from albireo.models.shard_tokens import Data, Object, load_tokens, read, tokenize
 from albireo.models.spectrum_pairs import load
 from albireo.models.stages import Progress, load_state, save_state
-from albireo.models.transformer import WITHIN, Packed, Queries, Transformer, TransformerConfig
+from albireo.models.transformer import WITHIN, Packed, Queries, Transformer
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Image, Scalar
 from albireo.tokenizers.bank import TokenizerBank, as_row, build, open_codec
-from albireo.tokenizers.base import Tokenizer
-from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS, TokenSpec
+from albireo.tokenizers.checkpoint import CONFIG, WEIGHTS
 from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.quantizers import LinearQuantizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
@@ -75,19 +75,9 @@ same, and with thousands of objects a code by itself is too rare to be learnt.""
 HELD = 0.04
 """Share of each folder's objects, its last ones, that validate."""
 
-HARMONICS = 16
-"""Waves, over a code's place in its codebook or over its flux, in its row of the token table at the beginning."""
-
-WAVES = 0.03
-"""Size of those waves beside the number itself, in the table of tokens. Waves as large as the number hide colours from
-heads: with them 300 labels gave a photometric redshift to 0.027, with a tenth of them to 0.023 (docs/log.md)."""
-
 DECAY = 1.0
 """Weight decay of matrices. With 0.05 the first block soon wrote 30 times as much as it read (docs/log.md), and what
 tokens say of themselves was lost in it."""
-
-GAIA = 2.9
-"""ln of the electrons per second that Gaia counts of a source of one nanomaggy, about."""
 
 
 @dataclass(frozen=True)
@@ -286,76 +276,6 @@ def _rows(parts: Sequence[NDArray[np.integer]]) -> Tensor:
     return torch.as_tensor(np.concatenate(parts).astype(np.int64))
 
 
-def untrained(bank: TokenizerBank, seed: int) -> Transformer:
-    """The transformer before its first step.
-
-    Token tables begin as random smooth functions of what their codes stand for (a flux, a number's place in its
-    codebook, an image's latent values, a spectrum's sign bits), as large as the position embeddings: with AION-1's 0.02
-    the places drown the values, and some thousand steps only learn how often each code occurs. So do the rows of the
-    logits. Fluxes and magnitudes of all surveys are one function of the flux: a colour is a difference of two rows.
-    """
-    specs = {key: TokenSpec(tokenizer.n_tokens, tokenizer.vocab_size) for key, tokenizer in bank.items()}
-    model = Transformer(
-        TransformerConfig.from_json(mini.TRANSFORMER),
-        {key: specs[key] for key in MODALITIES if key in mini.INPUTS},
-        {key: specs[key] for key in MODALITIES if key in mini.OUTPUTS},
-    )
-    generator = torch.Generator().manual_seed(seed)
-    model.initialise({key: tokenizer.grid for key, tokenizer in bank.items()}, generator)
-    width = model.config.dim
-    shared = {size: torch.randn(1 + 2 * HARMONICS, width, generator=generator) for size in (1.0, 0.04)}
-    with torch.no_grad():
-        for table, rows, size, waves in (
-            (model.token_emb, model.codes, 1.0, WAVES),
-            (model.to_logits, model.target_codes, 0.04, 1.0),
-        ):
-            for key in rows.sizes:
-                features, is_flux = _code_features(bank[key])
-                features = torch.cat([features[:, :1], waves * features[:, 1:]], dim=1) if is_number(key) else features
-                own = torch.randn(features.shape[1], width, generator=generator)
-                values = features @ (shared[size] if is_flux else own)
-                table[rows[key]] = values * (size / values.std())
-        model.mod_emb[: len(model.codes.sizes)].normal_(std=0.5, generator=generator)
-    return model
-
-
-def _log_flux(tokenizer: Tokenizer[Any]) -> Tensor | None:
-    """ln of the nanomaggies that each code stands for (vocab_size,); None if codes are no fluxes."""
-    row = tokenizer.row
-    if row.kind != "scalar" or not (row.unit in ("nanomaggy", "electron / s") or row.key.startswith("tok_mag_")):
-        return None
-    values = tokenizer.decode(torch.arange(tokenizer.vocab_size)[:, None])[:, 0]
-    if row.unit == "mag":
-        return (22.5 - values) / 2.5 * math.log(10.0)
-    return values.clamp(min=1e-3).log() - (GAIA if row.unit == "electron / s" else 0.0)
-
-
-def _code_features(tokenizer: Tokenizer[Any]) -> tuple[Tensor, bool]:
-    """What each code stands for, as numbers (vocab_size, F), and whether that is a flux.
-
-    Of a number: itself, standardised (fluxes by their logarithm, others by their place in the codebook as a normal
-    distribution has it), and waves of it: of a flux from 20 to 0.3 long, so that they tell 0.01 mag apart.
-    """
-    codes = torch.arange(tokenizer.vocab_size)
-    if isinstance(tokenizer, ImageTokenizer | SpectrumTokenizer):
-        return tokenizer.quantizer.decode(codes[None])[0].T, False
-    log_flux = _log_flux(tokenizer)
-    if log_flux is None:
-        place = (codes + 0.5) / len(codes)
-        number, phase = torch.special.ndtri(place), math.pi * place[:, None] * torch.arange(1, HARMONICS + 1)
-        waves = torch.cat([phase.cos(), phase.sin()], dim=1) / torch.arange(1, HARMONICS + 1).repeat(2)
-    else:
-        number = (log_flux - 3.0) / 1.5
-        phase = log_flux[:, None] * torch.logspace(math.log10(0.3), math.log10(20.0), HARMONICS)
-        waves = torch.cat([phase.cos(), phase.sin()], dim=1) / HARMONICS**0.5
-    return torch.cat([number[:, None], waves], dim=1), log_flux is not None
-
-
-def is_number(key: str) -> bool:
-    """Whether tokens of a modality stand for numbers, whose codes are in order."""
-    return MODALITIES[key].kind in ("scalar", "coefficients")
-
-
 @dataclass(frozen=True)
 class Pool:
     """Objects of one folder: what is trained on, and what validates.
@@ -396,7 +316,7 @@ def pretrain(recipe: Recipe, bank: TokenizerBank, pools: Sequence[Pool], state: 
     model = untrained(bank, recipe.seed)
     numbers = [key for key in model.codes.sizes if is_number(key)]
     held = torch.cat([torch.arange(model.codes[key].start, model.codes[key].stop) for key in numbers])
-    readers = Readers({key: _code_features(bank[key])[0][:, 0] for key in numbers}, model.config.dim)
+    readers = Readers({key: code_features(bank[key])[0][:, 0] for key in numbers}, model.config.dim)
     schedule = recipe.transformer
     optimisers = _optimisers(model, schedule.rate)
     reading = torch.optim.AdamW(readers.parameters(), lr=schedule.rate, weight_decay=0.0)
