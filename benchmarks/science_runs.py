@@ -49,14 +49,11 @@ VALIDATION = 0.15
 CALIBRATION = 30
 """Labels that intervals are calibrated on, or 15 % if that is more, or 30 % if that is less; given like the others."""
 
-POOLINGS = (("mean_per_modality", "mlp"), ("attentive", "mlp"))
-"""What is tried with many tokens a modality; the least loss on the validation part is taken."""
+POOLINGS = (("mean", "mlp"), ("mean_per_modality", "mlp"), ("attentive", "mlp"))
+"""What is tried; the least loss on the validation part is taken."""
 
 ATTENTIVE = 15
 """Epochs of attentive pooling: it reads every token, and takes as long as all the rest."""
-
-PLAIN = (("mean", "mlp"),)
-"""Tried beside them with all labels, for comparison."""
 
 ALONE = (("mean", "mlp"), ("mean", "linear"))
 """Tried where an object has one state."""
@@ -340,8 +337,7 @@ class _HeadContender:
         self.setting, self.pool, self.test, self.seed = setting, pool, test, seed
         several = _kinds(setting.question) != {"scalar"}
         # One token a modality leaves attention nothing to choose.
-        self.poolings = poolings or (POOLINGS if several else POOLINGS[:1])
-        self.beside = PLAIN if several and not poolings else ()
+        self.poolings = poolings or (POOLINGS if several else POOLINGS[:2])
 
     def on(self, size: int | None) -> tuple[Told, dict[str, Any]]:
         question, given = self.setting.question, self.setting.given(size)
@@ -359,10 +355,7 @@ class _HeadContender:
                 one.id for one, said in zip(self.setting.test.observations, told, strict=True) if said is None
             ],
         }
-        if size is None and self.beside:
-            heads += [
-                fit(self.pool, labels, self._plan(pooling, network, len(ids))) for pooling, network in self.beside
-            ]
+        if size is None:
             tried = {one.card.pooling: self._told(one) if one is not head else told for one in heads}
             detail["tried"] = {
                 pooling: main_metrics(question, self.setting.test, said, self.seed) for pooling, said in tried.items()

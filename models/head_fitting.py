@@ -162,7 +162,7 @@ def fit(states: TokenStates, labels: Labels, plan: Plan, progress: Progress = la
 
     def build(learnt: Part, both: bool) -> HeadNetwork:
         network = HeadNetwork(plan.pooling, plan.network, states.dim, kinds, plan.queries, task.n_outputs)
-        network.standardise(learnt.rows)
+        network.begin(learnt.rows)
         if not isinstance(task, Classes):
             start_from_ridge(network, task, parts[0], parts[1], both)
         return network

@@ -1,14 +1,14 @@
 """The network of a head: token states of an object -> features -> outputs.
 
-    mean               the mean of the valid states
+    mean               a learned map of the mean of the states
     mean_per_modality  sum over modalities of (a learned map of the mean of its states + a vector); what is absent adds
                        nothing. Coefficients are not averaged: each is another quantity, and has a map of its own
     attentive          Q learned queries, each a mean of the states under softmax(Q K^T / sqrt D) and a map of its own.
                        A map of the keys would only turn the queries, so there is none; a query has one number for each
                        modality instead, by which it can prefer one
 
-States are standardised with the mean and standard deviation that the training objects had, modality by modality but
-for "mean". States of modalities that no training object had are left out before.
+Of states the mean that the training objects had is taken, modality by modality but for "mean". Maps begin as principal
+components of unit variance. States of modalities that no training object had are left out before.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ HIDDEN = 256
 DROPOUT = 0.1
 PER_QUERY = 64
 """Features that a query gives."""
+OF_MEAN = 128
+"""Features into which a mean is mapped."""
 PER_MODALITY = 48
 """Features into which every modality is mapped. A map costs D x 48 numbers; a head file should stay small."""
 AT_ONCE = 1 << 23
 """Numbers of token states, padding included, that are computed with at once: 32 MB."""
 ENOUGH = 10_000
 """Training objects that are looked at for means and standard deviations, evenly taken."""
+SOME = 2_000
+"""Training objects that are looked at for principal components."""
+LEAST = 1e-6
+"""Variance of the last component, over that of the first."""
 
 Floats = NDArray[np.float32]
 
@@ -119,18 +125,17 @@ class HeadNetwork(nn.Module):
         self.pooling = pooling
         kinds = 1 if pooling == "mean" else kinds
         self.register_buffer("centre", torch.zeros(kinds, dim))
-        self.register_buffer("scale", torch.ones(kinds, dim))
-        features = dim
-        if pooling == "mean_per_modality":
-            features = PER_MODALITY
-            self.maps = nn.Parameter(torch.randn(kinds, dim + 1, features) / math.sqrt(dim))
-            with torch.no_grad():
-                self.maps[:, dim] = 0
-        elif pooling == "attentive":
+        self.register_buffer("scale", torch.ones(()))
+        if pooling == "attentive":
             features = queries * PER_QUERY
             self.queries = nn.Parameter(torch.randn(queries, dim) / 2)
             self.preference = nn.Parameter(torch.zeros(queries, kinds))
             self.maps = nn.Parameter(torch.randn(queries, dim, PER_QUERY) / math.sqrt(dim))
+        else:
+            features = OF_MEAN if pooling == "mean" else PER_MODALITY
+            self.maps = nn.Parameter(torch.randn(kinds, dim + 1, features) / math.sqrt(dim))
+            with torch.no_grad():
+                self.maps[:, dim] = 0
         self.readout = nn.Linear(features, outputs)
         self.deep: nn.Module | None = None
         if network == "mlp":
@@ -142,59 +147,57 @@ class HeadNetwork(nn.Module):
     @property
     def fan_in(self) -> int:
         """Numbers that a feature is made of."""
-        kinds, dim = self.centre.shape
-        return kinds * (dim + 1) if self.pooling == "mean_per_modality" else dim
+        groups, size, _ = self.maps.shape
+        return size if self.pooling == "attentive" else groups * size
 
     def forward(self, values: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         return self.read(self.scaled(values, kinds), kinds)
 
     def scaled(self, values: Tensor, kinds: Tensor) -> Tensor:
-        """States (B, N, D) standardised; rows of kind -1 become 0."""
-        inverse = torch.cat([1 / self.scale, torch.zeros(1, self.scale.shape[1])])
-        return (values - self.centre[kinds]).mul_(inverse[kinds])
+        """States (B, N, D) less their means, and in units of what they vary by; rows of kind -1 become 0."""
+        return (values - self.centre[kinds]).mul_((kinds >= 0)[..., None] / self.scale)
 
     def read(self, x: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs and features of standardised states."""
+        """Outputs and features of scaled states."""
         features = self.features(x, kinds)
         outputs = self.readout(features)
         return (outputs if self.deep is None else outputs + self.deep(features)), features
 
     def features(self, x: Tensor, kinds: Tensor) -> Tensor:
-        """(B, F) of standardised states (B, N, D); rows of kind -1 have no influence."""
+        """(B, F) of scaled states (B, N, D); rows of kind -1 have no influence."""
         pooled = self.pooled(x, kinds)
-        if self.pooling == "mean":
-            return pooled[:, 0]
-        if self.pooling == "mean_per_modality":
-            return torch.einsum("bkd,kdf->bf", pooled, self.maps)
-        return torch.einsum("bqd,qdf->bqf", pooled, self.maps).flatten(1)
+        if self.pooling == "attentive":
+            return torch.einsum("bqd,qdf->bqf", pooled, self.maps).flatten(1)
+        return torch.einsum("bkd,kdf->bf", pooled, self.maps)
 
     def pooled(self, x: Tensor, kinds: Tensor) -> Tensor:
-        """What the maps are of: (B, 1, D) the mean, (B, K, D + 1) of modalities and 1 if there, or (B, Q, D)."""
+        """What the maps are of: (B, K, D + 1) of modalities (or of all: K = 1) and 1 if there, or (B, Q, D)."""
         there = kinds >= 0
         at = kinds.clamp(min=0)
-        if self.pooling == "mean":
-            return x
-        if self.pooling == "mean_per_modality":
-            # One row a modality: by modality they are dense, and absent ones are zero.
-            one_hot = nn.functional.one_hot(at, len(self.maps)).to(x) * there[..., None]
-            return torch.einsum("bnk,bnd->bkd", one_hot, torch.cat([x, there[..., None].to(x)], dim=2))
-        logits = x @ self.queries.T / math.sqrt(x.shape[-1]) + self.preference.T[at]
-        attention = logits.masked_fill(~there[..., None], -math.inf).softmax(dim=1)
-        return torch.einsum("bnq,bnd->bqd", attention, x)
+        if self.pooling == "attentive":
+            logits = x @ self.queries.T / math.sqrt(x.shape[-1]) + self.preference.T[at]
+            attention = logits.masked_fill(~there[..., None], -math.inf).softmax(dim=1)
+            return torch.einsum("bnq,bnd->bqd", attention, x)
+        # One row a modality: by modality they are dense, and absent ones are zero.
+        one_hot = nn.functional.one_hot(at, len(self.maps)).to(x) * there[..., None]
+        return torch.einsum("bnk,bnd->bkd", one_hot, torch.cat([x, there[..., None].to(x)], dim=2))
 
     @torch.no_grad()
     def tell(self, slopes: Tensor) -> Tensor:
         """Let features tell T linear combinations of what is pooled, slopes (T, groups, D); which, (T, F)."""
-        if self.pooling == "mean":
-            return slopes[:, 0]
         told = len(slopes)
-        self.maps[..., :told] = slopes.permute(1, 2, 0)
-        groups = 1 if self.pooling == "mean_per_modality" else len(self.maps)
-        return torch.eye(told, self.maps.shape[-1]).repeat(1, groups)
+        # In the place of the components that vary least.
+        self.maps[..., -told:] = slopes.permute(1, 2, 0)
+        groups = len(self.maps) if self.pooling == "attentive" else 1
+        return torch.eye(self.maps.shape[-1])[-told:].repeat(1, groups)
 
     @torch.no_grad()
-    def standardise(self, rows: Sequence[Rows]) -> None:
-        """Take mean and standard deviation of every kind from training objects, and give features unit variance."""
+    def begin(self, rows: Sequence[Rows]) -> None:
+        """Take from training objects the mean of every kind and one spread; let features be principal components.
+
+        These have unit variance each: a colour is a small part of what varies, and a network would learn it last.
+        Numbers of a state keep their sizes: some hardly vary, and each in units of its own spread would be noise.
+        """
         kinds, dim = self.centre.shape
         count, total, square = np.zeros((kinds, 1)), np.zeros((kinds, dim)), np.zeros((kinds, dim))
         step = -(-len(rows) // ENOUGH)
@@ -206,21 +209,31 @@ class HeadNetwork(nn.Module):
                 total[kind] += values.sum(axis=0)
                 square[kind] += (values**2).sum(axis=0)
         mean = total / np.maximum(count, 1)
-        spread = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0.0))
-        usual = max(float((spread * count).sum() / (count.sum() * dim)), 1e-6)
-        # A number that hardly varies, or was hardly seen, says nothing; divided by its spread it would be noise.
-        spread = np.where(count < 10, usual, np.maximum(spread, 1e-3 * usual))
+        variance = float((square - count * mean**2).sum() / (count.sum() * dim))
         self.centre.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(spread))
-        if self.pooling == "mean":
-            return
-        some = [rows[i] for i in range(0, len(rows), -(-len(rows) // 512))]
-        values, of = collate(some)
-        spreads = self.features(self.scaled(values, of), of).std(dim=0).clamp(min=1e-6)
-        if self.pooling == "mean_per_modality":
-            self.maps.div_(spreads)
-        else:
-            self.maps.div_(spreads.view(len(self.queries), 1, -1))
+        self.scale.fill_(max(variance, 1e-12) ** 0.5)
+        pooled = run_pooled(self, [rows[i] for i in range(0, len(rows), -(-len(rows) // SOME))])
+        n, groups, size = pooled.shape
+        together = 1 if self.pooling == "attentive" else groups
+        for g in range(0, groups, together):
+            found = components(pooled[:, g : g + together].reshape(n, -1), self.maps.shape[-1])
+            slopes = torch.from_numpy(found).reshape(len(found), together, size).permute(1, 2, 0)
+            self.maps[g : g + together, :, : len(found)].copy_(slopes)
+
+
+def components(x: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Slopes (C, P) of the first principal components of x (n, P), such that each has unit variance.
+
+    C  at most `most`: what varies less than states do by being kept in half precision says nothing
+    """
+    off = x - x.mean(axis=0)
+    few = len(off) < off.shape[1]
+    values, vectors = np.linalg.eigh((off @ off.T if few else off.T @ off) / len(off))
+    at = np.flatnonzero(values > LEAST * max(values[-1], LEAST))[::-1][:most]
+    # Directions among numbers follow from those among objects.
+    along = vectors[:, at].T @ off / (len(off) * values[at, None]) ** 0.5 if few else vectors[:, at].T
+    slopes: NDArray[np.float64] = along / values[at, None] ** 0.5
+    return slopes
 
 
 @torch.inference_mode()

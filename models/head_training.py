@@ -47,7 +47,7 @@ PATIENCE = 0.2
 """Share of all epochs after which a fit that gets no better ends."""
 
 SIDE_BY_SIDE = 1 << 27
-"""Numbers, 512 MB, up to which training objects are standardised once and not batch by batch."""
+"""Numbers, 512 MB, up to which training objects are scaled once and not batch by batch."""
 
 IN_MEMORY = 1 << 30
 """Bytes of token states up to which attentive pooling keeps them in memory while it is fitted."""
@@ -190,7 +190,7 @@ def _train(
 
 
 def _batches(network: HeadNetwork, rows: Sequence[Rows]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Numbers of objects -> their standardised states, and kinds: made once for all epochs, if there are not many."""
+    """Numbers of objects -> their scaled states, and kinds: made once for all epochs, if there are not many."""
     size = max((rows[i].values.size for i in range(min(len(rows), 200))), default=0)
     if isinstance(rows, StateRows) or size * len(rows) > SIDE_BY_SIDE:
         return lambda chosen: _scaled(network, [rows[i] for i in chosen.tolist()])

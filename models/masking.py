@@ -23,7 +23,7 @@ Ids = Mapping[str, NDArray[np.integer]]
 class Budget:
     """Most tokens shown and most tokens asked for, of one object."""
 
-    inputs: int = 224
+    inputs: int = 288
     targets: int = 48
 
     def draw(self, rng: np.random.Generator) -> Budget:

@@ -45,7 +45,7 @@ from albireo.models.muon import Muon
 from albireo.models.shard_tokens import Data, Object, load_tokens, read, tokenize
 from albireo.models.spectrum_pairs import load
 from albireo.models.stages import Progress, load_state, save_state
-from albireo.models.transformer import WITHIN, Packed, Queries, Transformer
+from albireo.models.transformer import WITHIN, Packed, Queries, Rows, Transformer
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Coefficients, Image, Scalar
 from albireo.tokenizers.bank import TokenizerBank, as_row, build, open_codec
@@ -58,9 +58,9 @@ from albireo.tokenizers.weights import save
 
 REDSHIFT_WEIGHT = 8.0
 
-KEPT = 1.0
+READ = 1.0
 """Weight of what `Readers` say."""
-KEPT_KEY = "kept"
+READ_KEY = "read"
 
 HARDENED = 0.6
 """From this part of its way on a sign quantizer's latents all pass as signs (see codec_training.spectrum_loss)."""
@@ -75,7 +75,7 @@ same, and with thousands of objects a code by itself is too rare to be learnt.""
 HELD = 0.04
 """Share of each folder's objects, its last ones, that validate."""
 
-DECAY = 1.0
+DECAY = 0.3
 """Weight decay of matrices. With 0.05 the first block soon wrote 30 times as much as it read (docs/log.md), and what
 tokens say of themselves was lost in it."""
 
@@ -90,7 +90,7 @@ class Recipe:
     spectrum: Schedule = Schedule(steps=1500, batch=32, rate=1.5e-3)
     image_again: Schedule = Schedule(steps=200, batch=32, rate=1e-3)
     spectrum_again: Schedule = Schedule(steps=900, batch=32, rate=1e-3)
-    transformer: Schedule = Schedule(steps=3_250, batch=32, rate=3e-3, warm_up=200)
+    transformer: Schedule = Schedule(steps=4_000, batch=32, rate=3e-3, warm_up=200)
     budget: Budget = Budget()
 
 
@@ -195,28 +195,42 @@ def _codec_sample(recipe: Recipe, data: Sequence[Data]) -> tuple[list[Image], di
 
 
 class Readers(nn.Module):
-    """Linear maps by which the numbers that tokens stand for can be read off the tokens' states, numbers (V,) by key.
+    """Linear maps by which an object's numbers, shown or not, can be read off the mean of its states.
 
-    They keep training from burying the numbers: masked modelling by itself soon leaves a magnitude readable to 0.03 mag
-    where the token tells 0.005 (docs/log.md), and heads miss the colours. Not a part of the checkpoint.
+    That mean is the embedding that is searched and that small heads read. Masked modelling by itself asks nothing of
+    it: it tells which tokens were shown before it tells what the object is (docs/log.md). Not a part of the checkpoint.
+
+    numbers  key -> what each code stands for (V,)
+    sizes    key -> tokens of an object; each has a map of its own
     """
 
-    def __init__(self, numbers: Mapping[str, Tensor], dim: int) -> None:
+    def __init__(self, numbers: Mapping[str, Tensor], sizes: Mapping[str, int], dim: int) -> None:
         super().__init__()
         self.numbers = numbers
-        self.weight = nn.Parameter(torch.zeros(len(numbers), dim))
-        self.bias = nn.Parameter(torch.zeros(len(numbers)))
+        self.rows = Rows({key: sizes[key] for key in numbers})
+        self.read = nn.Linear(dim, self.rows.total)
+        nn.init.zeros_(self.read.weight)
+        nn.init.zeros_(self.read.bias)
+        self.weights = torch.ones(self.rows.total)
+        if "tok_z" in numbers:
+            self.weights[self.rows["tok_z"]] = REDSHIFT_WEIGHT
 
-    def loss(self, states: Tensor, shown: Sequence[tuple[str, NDArray[np.int32], Any]]) -> Tensor:
-        """Mean over modalities of ln of the standard error, for states of the tokens `shown`, in their order."""
-        starts = np.cumsum([0, *(len(codes) for _, codes, _ in shown)])
+    def loss(self, means: Tensor, objects: Sequence[Object], splits: Sequence[Split]) -> Tensor:
+        """Mean over numbers, those shown and the others alike, of ln of the standard error. means (B, dim)."""
+        true = torch.full((len(objects), self.rows.total), torch.nan)
+        shown = torch.zeros(true.shape, dtype=torch.bool)
+        for i, (ids, one) in enumerate(zip(objects, splits, strict=True)):
+            for key in self.numbers.keys() & ids.keys():
+                true[i, self.rows[key]] = self.numbers[key][torch.as_tensor(ids[key]).long()]
+                shown[i, self.rows.first[key] + torch.as_tensor(one.shown.get(key, ())).long()] = True
+        here = ~true.isnan()
+        squares = (self.read(means.float()) - true.nan_to_num()).square()
         losses = []
-        for k, (key, numbers) in enumerate(self.numbers.items()):
-            of_key = [i for i, (name, _, _) in enumerate(shown) if name == key]
-            if of_key:
-                at = _rows([np.arange(starts[i], starts[i + 1]) for i in of_key])
-                off = states[at].float() @ self.weight[k] + self.bias[k] - numbers[_rows([shown[i][1] for i in of_key])]
-                losses.append(0.5 * (off.square().mean() + 1e-5).log())
+        for which in (here & shown, here & ~shown):
+            counts = which.sum(0)
+            errors = 0.5 * ((squares * which).sum(0)[counts > 0] / counts[counts > 0] + 1e-5).log()
+            weights = self.weights[counts > 0]
+            losses += [(errors * weights).sum() / weights.sum()] if len(weights) else []
         return torch.stack(losses).mean() if losses else torch.zeros(())
 
 
@@ -224,7 +238,7 @@ def batch_loss(
     model: Transformer, objects: Sequence[Object], splits: Sequence[Split], readers: Readers | None = None
 ) -> dict[str, Tensor]:
     """Target key -> cross entropy, averaged over its tokens in a batch, with what is asked for blurred (see BLUR);
-    KEPT_KEY -> what the readers say."""
+    READ_KEY -> what the readers say."""
     pairs = list(zip(objects, splits, strict=True))
     shown = [(key, ids[key][at], at) for ids, one in pairs for key, at in one.shown.items()]
     asked = [(key, ids[key][at], at) for ids, one in pairs for key, at in one.asked.items()]
@@ -241,7 +255,7 @@ def batch_loss(
     encoded = model.encode(packed)
     states = model.decode(encoded, packed.lengths, queries, WITHIN)
     starts = np.cumsum([0, *queries.lengths_per_modality])
-    losses = {} if readers is None else {KEPT_KEY: readers.loss(encoded, shown)}
+    losses = {} if readers is None else {READ_KEY: readers.loss(_means(encoded, packed.lengths), objects, splits)}
     for key in model.target_codes.sizes:
         of_key = [i for i, (name, _, _) in enumerate(asked) if name == key]
         if of_key:
@@ -253,9 +267,9 @@ def batch_loss(
 def total(losses: Mapping[str, Tensor]) -> Tensor:
     """Weighted mean over modalities, and what the readers say. Redshift counts REDSHIFT_WEIGHT times: every modality
     has a part of it."""
-    weights = {key: REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in losses if key != KEPT_KEY}
+    weights = {key: REDSHIFT_WEIGHT if key == "tok_z" else 1.0 for key in losses if key != READ_KEY}
     mean = sum((weight * losses[key] for key, weight in weights.items()), torch.zeros(())) / sum(weights.values())
-    return mean + KEPT * losses.get(KEPT_KEY, torch.zeros(()))
+    return mean + READ * losses.get(READ_KEY, torch.zeros(()))
 
 
 def _cross_entropy(key: str, logits: Tensor, wanted: Tensor) -> Tensor:
@@ -270,6 +284,13 @@ def _blurred(size: int, width: float) -> Tensor:
     """(size, size): in row k the probabilities of the codes that are asked for where k was measured."""
     codes = torch.arange(size, dtype=torch.float32)
     return torch.softmax(-0.5 * ((codes[:, None] - codes) / width) ** 2, dim=1)
+
+
+def _means(states: Tensor, lengths: Sequence[int]) -> Tensor:
+    """States of all objects, one after another (N, dim) -> the mean of each object's (B, dim)."""
+    of = torch.repeat_interleave(torch.as_tensor(lengths))
+    sums = states.new_zeros(len(lengths), states.shape[1], dtype=torch.float32).index_add(0, of, states.float())
+    return sums / torch.as_tensor(lengths)[:, None]
 
 
 def _rows(parts: Sequence[NDArray[np.integer]]) -> Tensor:
@@ -316,7 +337,12 @@ def pretrain(recipe: Recipe, bank: TokenizerBank, pools: Sequence[Pool], state: 
     model = untrained(bank, recipe.seed)
     numbers = [key for key in model.codes.sizes if is_number(key)]
     held = torch.cat([torch.arange(model.codes[key].start, model.codes[key].stop) for key in numbers])
-    readers = Readers({key: code_features(bank[key])[0][:, 0] for key in numbers}, model.config.dim)
+    readable = [key for key in bank if is_number(key)]
+    readers = Readers(
+        {key: code_features(bank[key])[0][:, 0] for key in readable},
+        {key: bank[key].n_tokens for key in readable},
+        model.config.dim,
+    )
     schedule = recipe.transformer
     optimisers = _optimisers(model, schedule.rate)
     reading = torch.optim.AdamW(readers.parameters(), lr=schedule.rate, weight_decay=0.0)

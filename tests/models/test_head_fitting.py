@@ -12,6 +12,7 @@ import torch
 from albireo.models import head_training
 from albireo.models.head_density import COMPONENTS, Density, grid
 from albireo.models.head_fitting import Labels, Plan, fit
+from albireo.models.head_network import HeadNetwork, components, n_kinds, run
 from albireo.models.head_scores import scores
 from albireo.models.head_splits import PARTS, groups_of, shares_of, split
 from albireo.models.head_tasks import Quantiles
@@ -87,6 +88,37 @@ def test_a_head_starts_from_ridge_regression(made: Toys, fresh: Toys, pooling: P
         assert found == pytest.approx(r2, abs=0.03)
     else:
         assert found > r2
+
+
+@pytest.mark.parametrize(("objects", "numbers"), [(300, 12), (40, 200)])
+def test_components_are_uncorrelated_and_of_unit_variance(objects: int, numbers: int) -> None:
+    """Those along which most varies, largest first; what does not vary has none."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(objects, 6)) * [9, 7, 5, 3, 1, 0.1]) @ np.linalg.qr(rng.normal(size=(numbers, 6)))[0].T + 4
+    slopes = components(x, 10)
+    assert slopes.shape == (6, numbers)
+    told = (x - x.mean(axis=0)) @ slopes.T
+    np.testing.assert_allclose(told.T @ told / objects, np.eye(6), atol=1e-6)
+    np.testing.assert_allclose(slopes[:3], components(x, 3), atol=1e-9)
+    spread = 1 / np.linalg.norm(slopes, axis=1)
+    assert (np.diff(spread) < 0).all()
+    assert components(np.ones((5, 3)), 2).shape == (0, 3)
+
+
+@pytest.mark.parametrize("pooling", ["mean_per_modality", "attentive"])
+def test_a_network_begins_with_features_of_unit_variance(made: Toys, pooling: Pooling) -> None:
+    """However little of what varies they are made of."""
+    states = made.states
+    known = sorted({key for one in states.objects for key in one.keys})
+    rows = head_training.rows_of(states, np.arange(len(states)), pooling, known)
+    torch.manual_seed(0)
+    network = HeadNetwork(pooling, "linear", states.dim, n_kinds(pooling, known), 2, 1)
+    network.begin(rows)
+    _, features = run(network, rows)
+    together = features.shape[1] if pooling == "mean_per_modality" else features.shape[1] // 2
+    for part in np.split(features, features.shape[1] // together, axis=1):
+        covariance = np.cov(part[:, :4].T)
+        np.testing.assert_allclose(covariance, np.eye(4), atol=0.05)
 
 
 def test_ridge_regression_of_few_objects_is_that_of_many_numbers() -> None:

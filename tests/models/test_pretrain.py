@@ -149,28 +149,57 @@ def test_training_moves_every_weight(model: Transformer) -> None:
     model.zero_grad()
 
 
-def test_readers_hold_numbers_in_the_states() -> None:
-    """Their loss falls as far as states tell the numbers: for states that do, far; for others, not."""
-    keys = ("tok_flux_g", "tok_flux_r")
+def test_readers_ask_the_mean_for_numbers() -> None:
+    """Their loss falls as far as the means tell the numbers, those shown and those not; what is missing counts not."""
     rng = np.random.default_rng(0)
-    shown = [(key, rng.integers(0, 16, 1).astype(np.int32), None) for _ in range(100) for key in keys]
+    keys = ("tok_flux_g", "tok_xp_bp")
     numbers = {key: torch.linspace(-1, 1, 16) for key in keys}
-    told = torch.tensor([float(numbers[key][codes[0]]) for key, codes, _ in shown])
+    sizes = {"tok_flux_g": 1, "tok_xp_bp": 3}
+    batch = [
+        {key: rng.integers(0, 16, sizes[key]).astype(np.int32) for key in keys if key == "tok_xp_bp" or i % 2}
+        for i in range(100)
+    ]
+    splits = [Split({"tok_xp_bp": np.array([0, 2])}, {}) for _ in batch]
+    told = torch.stack([numbers["tok_xp_bp"][torch.tensor(ids["tok_xp_bp"]).long()] for ids in batch])
+    flux = torch.tensor([float(numbers["tok_flux_g"][ids["tok_flux_g"][0]]) if len(ids) > 1 else 9.0 for ids in batch])
+    told = torch.cat([flux[:, None], told], dim=1)
     generator = torch.Generator().manual_seed(1)
-    direction, noise = torch.randn(8, generator=generator), torch.randn(200, 8, generator=generator)
-    found = []
-    for states in (told[:, None] * direction, noise):
-        readers = Readers(numbers, 8)
-        optimiser = torch.optim.Adam(readers.parameters(), lr=0.02)
-        for _ in range(300):
-            optimiser.zero_grad()
-            loss = readers.loss(states, shown)
-            loss.backward()
-            optimiser.step()
-        found.append(loss.item())
-    assert found[0] < -3
-    assert found[1] > -1
-    assert Readers({}, 8).loss(noise, shown).item() == 0
+    readers = Readers(numbers, sizes, 8)
+    found = {}
+    for name, means in {
+        "all": told @ torch.randn(4, 8, generator=generator),
+        "but the second coefficient": (told * torch.tensor([1, 1, 0, 1])) @ torch.randn(4, 8, generator=generator),
+        "but the third": (told * torch.tensor([1, 1, 1, 0])) @ torch.randn(4, 8, generator=generator),
+    }.items():
+        with torch.no_grad():
+            readers.read.weight.copy_(torch.linalg.lstsq(means.double(), told.double(), driver="gelsd").solution.T)
+            found[name] = readers.loss(means, batch, splits).item()
+    best, off = 0.5 * np.log(1e-5), [0.5 * float(told[:, k].square().mean().log()) for k in (2, 3)]
+    # Shown are coefficients 1 and 3, not shown coefficient 2 and the flux.
+    assert found["all"] == pytest.approx(best, abs=1e-2)
+    assert found["but the second coefficient"] == pytest.approx((best + (best + off[0]) / 2) / 2, abs=1e-2)
+    assert found["but the third"] == pytest.approx((best + (best + off[1]) / 2) / 2, abs=1e-2)
+    assert readers.loss(means[:1], [{}], [Split({}, {})]).item() == 0
+
+
+def test_readers_read_the_mean_of_what_is_shown(model: Transformer) -> None:
+    """In a packed batch each object's own."""
+    batch, rng = objects(5), np.random.default_rng(1)
+    splits = [split(ids, INPUTS, OUTPUTS, Budget(20, 10), rng) for ids in batch]
+    numbers = {"tok_z": torch.linspace(-1, 1, SPECS["tok_z"].vocab_size)}
+    readers = Readers(numbers, {"tok_z": 1}, model.config.dim)
+    with torch.no_grad():
+        readers.read.weight.normal_(generator=torch.Generator().manual_seed(0))
+        found = batch_loss(model, batch, splits, readers)["read"]
+        squares = []
+        for ids, one in zip(batch, splits, strict=True):
+            codes = [model.codes.first[key] + int(ids[key][at]) for key, places in one.shown.items() for at in places]
+            places = [model.places.first[key] + int(at) for key, places in one.shown.items() for at in places]
+            mean = model.encode(Packed(torch.tensor(codes), torch.tensor(places), (len(codes),))).mean(dim=0)
+            if "tok_z" in ids:
+                squares.append((readers.read(mean)[0] - numbers["tok_z"][int(ids["tok_z"][0])]).square())
+        expected = 0.5 * (torch.stack(squares).mean() + 1e-5).log()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
