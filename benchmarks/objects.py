@@ -1,4 +1,5 @@
-"""What one object of each kind costs on this machine: read, tokenize, encode; and 1,000 photometry-only objects.
+"""What one object of each kind costs on this machine: read, tokenize, encode; alone, objects with everything in batches
+of 16, and 1,000 photometry-only objects.
 
     python -m benchmarks.objects [--repeat 15] [--json]
 
@@ -28,6 +29,8 @@ from albireo.observations.sky_files import write_cutout, write_desi, write_photo
 from albireo.observations.source import Source
 from albireo.tokenizers.checkpoint import MINI
 from benchmarks.measuring import VOID_EXIT, gemm_rate, seconds, steady, use_all_cores
+
+BATCH = 16
 
 
 def read(paths: list[Path]) -> list[Observation]:
@@ -82,6 +85,12 @@ def main() -> int:
                 "tokenize_ms": 1e3 * median(seconds(lambda o=one: tokens_of(engine, o)) for _ in range(args.repeat)),
                 "encode_ms": 1e3 * median(seconds(lambda t=tokens: engine.embed(t)) for _ in range(args.repeat)),
             }
+    full = [replace(one[0], id=str(i)) for i in range(BATCH)]
+    tokens = tokens_of(engine, full)
+    batch = {
+        "tokenize_ms": 1e3 / BATCH * median(seconds(lambda: tokens_of(engine, full)) for _ in range(args.repeat)),
+        "encode_ms": 1e3 / BATCH * median(seconds(lambda: engine.embed(tokens)) for _ in range(args.repeat)),
+    }
     many = [
         replace(o, data={key: p for key, p in o.data.items() if group(key) == "photometry"})
         for o in simulate(1000, np.random.default_rng(2))
@@ -94,12 +103,18 @@ def main() -> int:
     after = gemm_rate()
     code = 0 if steady(before, after) else VOID_EXIT
     if args.json:
-        print(json.dumps({"objects": rows, "photometry_1000": thousand, "gemm_gflops": [before, after]}, indent=2))
+        print(
+            json.dumps(
+                {"objects": rows, "batch_16": batch, "photometry_1000": thousand, "gemm_gflops": [before, after]},
+                indent=2,
+            )
+        )
         return code
     print(f"{engine.name}, {torch.get_num_threads()} threads, medians of {args.repeat}")
     print(f"{'':15}{'tokens':>8}{'read ms':>10}{'tokenize ms':>13}{'encode ms':>11}")
     for kind, row in rows.items():
         print(f"{kind:15}{row['tokens']:8.0f}{row['read_ms']:10.1f}{row['tokenize_ms']:13.1f}{row['encode_ms']:11.1f}")
+    print(f"everything, in batches of {BATCH}: {batch['tokenize_ms']:.1f} ms + {batch['encode_ms']:.1f} ms an object")
     print(
         f"1,000 photometry-only objects: tokenize {thousand['tokenize_s']:.2f} s, encode {thousand['encode_s']:.2f} s"
     )

@@ -70,8 +70,9 @@ PLANS = (
         ("GALAXY",),
     ),
     Shipped(
+        # Epochs are long: each of 110 coefficients is read by a map of its own.
         Plan("regression", ("teff", "logg", "fe_h", "alpha_m"), name="stellar", group="origin",
-             pooling=POOLING, seed=SEED,
+             pooling=POOLING, seed=SEED, epochs=25,
              units={"teff": "K", "logg": "dex(cm / s2)", "fe_h": "dex", "alpha_m": "dex"}),
         ("sky", "gaia_xp_wheel"),
         ("STAR",),

@@ -179,8 +179,11 @@ class HeadNetwork(nn.Module):
             attention = logits.masked_fill(~there[..., None], -math.inf).softmax(dim=1)
             return torch.einsum("bnq,bnd->bqd", attention, x)
         # One row a modality: by modality they are dense, and absent ones are zero.
-        one_hot = nn.functional.one_hot(at, len(self.maps)).to(x) * there[..., None]
-        return torch.einsum("bnk,bnd->bkd", one_hot, torch.cat([x, there[..., None].to(x)], dim=2))
+        dense = x.new_zeros(len(x), len(self.maps), x.shape[-1] + 1)
+        objects, rows = there.nonzero(as_tuple=True)
+        dense[objects, at[objects, rows], :-1] = x[objects, rows]
+        dense[objects, at[objects, rows], -1] = 1.0
+        return dense
 
     @torch.no_grad()
     def tell(self, slopes: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from albireo.tokenizers.preprocessing import PreprocessingName
 
 PREFIX = "ALBIREO_"
 
-NOT_SETTINGS = frozenset({"ALBIREO_TEST_DATA"})
-"""Variables with our prefix that belong to the tests."""
+NOT_SETTINGS = frozenset({"ALBIREO_TEST_DATA", "ALBIREO_STAR_DATA"})
+"""Variables with our prefix that belong to tests and evaluation."""
 
 
 class Settings(BaseSettings):

@@ -14,8 +14,7 @@ from safetensors.numpy import load_file, save_file
 from albireo.models.engine import Tokens
 from albireo.models.torch_engine import TorchEngine
 from albireo.observations.errors import AlbireoError, BadCheckpoint, BadInput
-from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Coefficients, Image, Observation, Scalar
+from albireo.observations.observation import Image, Observation, Scalar
 from albireo.observations.sky import mixed, simulate
 from albireo.tokenizers.checkpoint import MINI, Checkpoint
 from albireo.tokenizers.image import ImageTokenizer
@@ -137,11 +136,10 @@ def test_one_bad_object_fails_alone(engine: TorchEngine, observations: list[Obse
 
 
 def test_what_the_checkpoint_lacks(engine: TorchEngine) -> None:
-    xp = Coefficients(np.zeros(55, np.float32), MODALITIES["tok_xp_bp"].unit)
-    (error,) = engine.tokenize([Observation("star", {"tok_xp_bp": xp})])
+    (error,) = engine.tokenize([Observation("star", {"tok_flux_w3": Scalar(1.0, "nanomaggy")})])
     assert isinstance(error, BadInput)
     assert error.code == "modality_not_in_checkpoint"
-    assert "gaia.xp_bp" in str(error)
+    assert "legacysurvey.flux_w3" in str(error)
     (error,) = engine.tokenize([Observation("nothing", {})])
     assert isinstance(error, BadInput)
     assert error.code == "nothing_to_embed"

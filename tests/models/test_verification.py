@@ -50,8 +50,8 @@ def test_tensors_that_are_missing_or_of_another_shape(folder: Path) -> None:
 
 def test_a_configuration_of_another_model(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"encoder_depth": 7}))
-    assert "encoder.6." in wrong(folder)["model.safetensors"]
+    (folder / "config.json").write_text(json.dumps(config | {"encoder_depth": 8}))
+    assert "encoder.7." in wrong(folder)["model.safetensors"]
     (folder / "config.json").write_text(json.dumps(config | {"num_heads": 0}))
     assert "no transformer" in wrong(folder)["model.safetensors"]
 

@@ -284,7 +284,7 @@ def test_the_model_in_the_package(mini: Run, tmp_path: Path) -> None:
     assert json.loads(about["shape"]) == [8704]
     assert json.loads(about["wavelength"])[:2] == [3500.0, 3500.8]
     assert about["checkpoint"] == answer["checkpoint"]
-    assert [len(row["tokens"]) for row in rows] == [137, 137]
+    assert [len(row["tokens"]) for row in rows] == [273, 273]
     assert np.isfinite(rows[0]["values"]).all()
     cutout = SAMPLES / "cutout-39627600000000001.fits.gz"
     rest = ("--target", "image.legacysurvey", "-o", out, "--mask", "40,40,56,56", "--draws", 2, "--rounds", 2)

@@ -27,7 +27,12 @@ def read(**environment: str) -> str:
 
 
 def test_read_from_the_environment() -> None:
-    text = read(ALBIREO_PORT="9000", ALBIREO_DATA_FOLDER="/srv/albireo", ALBIREO_TEST_DATA="/anywhere")
+    text = read(
+        ALBIREO_PORT="9000",
+        ALBIREO_DATA_FOLDER="/srv/albireo",
+        ALBIREO_TEST_DATA="/anywhere",
+        ALBIREO_STAR_DATA="/there",
+    )
     assert '"port":9000' in text
     assert '"data_folder":"/srv/albireo"' in text
     assert '"host":"127.0.0.1"' in text

@@ -218,7 +218,7 @@ def test_what_the_hub_does_not_have(hub: Any, get: Any) -> None:
 
 def test_modalities_that_cannot_be_pulled(get: Any) -> None:
     with pytest.raises(BadInput, match="modality_not_in_checkpoint") as caught:
-        get(modalities=["gaia.xp_bp"])
+        get(modalities=["legacysurvey.flux_w3"])
     assert "spectrum.desi" in str(caught.value.fix)
     with pytest.raises(BadInput, match="modality_unknown"):
         get(modalities=["image.hubble"])

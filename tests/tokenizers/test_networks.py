@@ -200,7 +200,8 @@ def test_in_bfloat16_nearly_all_tokens_of_trained_codecs_are_the_same(samples: d
     for key, payloads in samples.items():
         assert reduced[key].dtype == torch.bfloat16
         same = exact[key].encode(payloads) == reduced[key].encode(payloads)
-        assert same.float().mean() >= 0.97, key
+        # Ten bits for 26 Angstrom each: more of them stand near zero than of those for 51 before.
+        assert same.float().mean() >= (0.95 if "spectrum" in key else 0.97), key
         assert not same.all(), f"{key}: the networks did not compute in bfloat16"
         if "spectrum" in key:
             assert same[:, 0].all(), "the token of the norm is no matter of the network"

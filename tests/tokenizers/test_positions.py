@@ -52,7 +52,7 @@ def test_tokens_of_wavelengths(engine: TorchEngine) -> None:
     grid = engine.wavelength("tok_spectrum_desi")
     assert grid.shape == (8704,)
     assert grid[[0, 1, -1]] == pytest.approx([3500.0, 3500.8, 3500 + 0.8 * 8703])
-    first = grid.reshape(136, 64)[:, 0]
+    first = grid.reshape(272, 32)[:, 0]
     assert not engine.positions("tok_spectrum_desi", (-math.inf, math.inf))[0], "the normalisation has no place"
     assert engine.positions("tok_spectrum_desi", (-math.inf, math.inf))[1:].all()
     assert np.flatnonzero(engine.positions("tok_spectrum_desi", (5000.0, 5001.0))).tolist() == [
@@ -60,20 +60,20 @@ def test_tokens_of_wavelengths(engine: TorchEngine) -> None:
     ]
     edge = float(first[10])
     assert engine.positions("tok_spectrum_desi", (-math.inf, edge))[1:].sum() == 10
-    assert engine.positions("tok_spectrum_desi", (edge, math.inf))[1:].sum() == 126
+    assert engine.positions("tok_spectrum_desi", (edge, math.inf))[1:].sum() == 262
     assert engine.wavelength("tok_image").shape == (0,)
 
 
 def test_a_token_of_a_spectrum_changes_its_wavelengths_most(engine: TorchEngine) -> None:
     rng = np.random.default_rng(1)
-    ids = rng.integers(0, 1024, (1, 137))
+    ids = rng.integers(0, 1024, (1, 273))
     ids[0, 0] = 400
     other = ids.copy()
     other[0, 50] ^= 0b1010101010
     key = "tok_spectrum_sdss"
     changed = np.abs(engine.values(key, ids) - engine.values(key, other))[0]
     at = float(engine.wavelength(key)[changed.argmax()])
-    assert engine.positions(key, (at - 64 * 0.8, at + 64 * 0.8))[50]
+    assert engine.positions(key, (at - 32 * 0.8, at + 32 * 0.8))[50]
 
 
 @pytest.mark.parametrize(
