@@ -30,7 +30,7 @@ from albireo.observations.simulation.survey import Kind
 from albireo.observations.source import Source
 from albireo.observations.tables import read_table
 from benchmarks.labelled import Dataset
-from benchmarks.spectra_sets import desi, lamost, miles, sdss_boss
+from benchmarks.spectra_sets import all_surveys, desi, lamost, miles, sdss_boss
 from benchmarks.star_sets import test_stars, training_stars
 
 EBV_PER_EXTINCTION_R = 1.0 / 2.751
@@ -217,6 +217,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "sdss_boss_spectra": sdss_boss,
     "desi_spectra": desi,
     "lamost_spectra": lamost,
+    "real_spectra": all_surveys,
     "miles_stars": miles,
 }
 """Name -> reader of the folder of real data; `gaia_xp_wheel` needs what `python -m benchmarks.star_sets` downloads."""

@@ -85,6 +85,22 @@ def lamost(folder: Path) -> Dataset:
     return Dataset("lamost_spectra", tuple(rows), labels, tuple(one.id for one in rows), True, note)
 
 
+def all_surveys(folder: Path) -> Dataset:
+    """The spectra of SDSS, BOSS, DESI and LAMOST with class and redshift, in one set."""
+    parts = [sdss_boss(folder), desi(folder), lamost(folder)]
+    labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in ("class", "redshift")}
+    # Only SDSS' pipeline tells of doubts.
+    unknown = [part.labels.get("zwarning", np.zeros(len(part))) for part in parts]
+    return Dataset(
+        "real_spectra",
+        tuple(one for part in parts for one in part.observations),
+        labels | {"zwarning": np.concatenate(unknown)},
+        tuple(name for part in parts for name in part.groups),
+        True,
+        "; ".join(f"{part.name}: {part.note}" for part in parts),
+    )
+
+
 def miles(folder: Path) -> Dataset:
     """570 stars of the MILES library, 3540 to 7410 A, wavelengths converted from air, with Teff, logg and [Fe/H]."""
     arrays = np.load(folder / "eval" / "miles_stars.npz")

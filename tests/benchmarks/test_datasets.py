@@ -76,12 +76,13 @@ def test_sizes_and_what_is_for_testing_only(sets: dict[str, Dataset]) -> None:
     assert sizes == {
         "photoz_kcorrect_gst": 10_000, "photoz_sdss_mgs": 5_000, "photoz_zcosmos": sizes["photoz_zcosmos"],
         "photoz_vvds": sizes["photoz_vvds"], "photoz_candels": 1_143, "piczl": 26, "gaia_xp_apogee": 4_000,
-        "sdss_boss_spectra": 85, "desi_spectra": 24, "lamost_spectra": 108, "miles_stars": 570,
+        "sdss_boss_spectra": 85, "desi_spectra": 24, "lamost_spectra": 108, "real_spectra": 217,
+        "miles_stars": 570,
     }  # fmt: skip
     assert 6_000 < sizes["photoz_zcosmos"] < 7_300
     assert 3_000 < sizes["photoz_vvds"] < 3_600
     assert {name for name, one in sets.items() if one.test_only} == {
-        "gaia_xp_apogee", "sdss_boss_spectra", "desi_spectra", "lamost_spectra", "piczl",
+        "gaia_xp_apogee", "sdss_boss_spectra", "desi_spectra", "lamost_spectra", "real_spectra", "piczl",
     }  # fmt: skip
 
 
@@ -170,6 +171,10 @@ def test_labels_of_spectra(sets: dict[str, Dataset]) -> None:
     assert (boss.labels["zwarning"] == 0).sum() == 80
     assert np.isfinite(sets["desi_spectra"].labels["redshift"]).sum() == 14
     assert np.isfinite(sets["lamost_spectra"].labels["teff"]).sum() > 70
+    together = sets["real_spectra"]
+    assert together.labels["class"].tolist()[:85] == boss.labels["class"].tolist()
+    assert Counter(together.labels["class"].tolist())["STAR"] > 100
+    assert (together.labels["zwarning"] != 0).sum() == 5
     miles = sets["miles_stars"].labels
     assert np.nanmax(miles["teff"]) < 60_000
     assert np.nanmax(miles["logg"]) < 6
