@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the page; its pictures are written beside it")
     parser.add_argument("--question", action="append", choices=list(QUESTIONS), help="default: all; can be repeated")
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
-    parser.add_argument("--most", type=int, default=5000, help="labels that are given at most (5000)")
+    parser.add_argument("--most", type=int, default=3000, help="labels that are given at most (3000)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     engine = TorchEngine.open(args.checkpoint)

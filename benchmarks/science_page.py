@@ -113,18 +113,18 @@ def _claims(records: Records, questions: Mapping[str, Question]) -> str:
         for target, judged in ours["targets"].items():
             cells = [f"{question.title}" + (f": {target}" if len(ours["targets"]) > 1 else "")]
             cells.append(_cell(question.main, judged["metrics"].get(question.main)))
-            for who in (UNTRAINED, RIVAL):
+            for who in (UNTRAINED, PCA, RIVAL, TEMPLATES):
                 other = (records.read(question.name, who, None) or {}).get("targets", {}).get(target, {})
                 cells.append(_verdict(question, judged["metrics"], other.get("metrics", {})))
             rows.append(cells)
     if not rows:
         return "This checkpoint has answered no question yet.\n"
-    head = ["task", "all labels", "against untrained", "against the best rival"]
+    head = ["task", "all labels", "against untrained", "principal components", "the best rival", "templates"]
     return "## In short\n\n" + _table(head, rows)
 
 
 def _verdict(question: Question, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """Better or worse if the one's interval does not reach the other's, else alike."""
+    """Better or worse, and whether the one's interval reaches the other's."""
     a, b = ours.get(question.main), theirs.get(question.main)
     if a is None or b is None:
         return "-"
