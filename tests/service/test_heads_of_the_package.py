@@ -64,7 +64,9 @@ def test_http_says_what_the_command_line_says(data: Path) -> None:
         answer = client.post("/v1/predict?heads=far,kind", files=[("file", table)])
         assert answer.status_code == 200, answer.text
         heads = client.get("/v1/heads").json()["heads"]
-    assert [head["name"] for head in heads if head["fits"]] == ["far", "kind", "tok_z"]
+    assert [head["name"] for head in heads if head["fits"]] == [
+        "class", "far", "galaxy", "kind", "redshift", "stellar", "tok_z",
+    ]  # fmt: skip
     assert answer.json()["space"] == told["space"]
     assert answer.json()["heads"]["far"]["edges"] == told["heads"]["far"]["edges"]
     for item, row in zip(answer.json()["items"], told["objects"], strict=True):

@@ -105,9 +105,11 @@ def test_one_weight_of_the_encoder(folder: Path) -> None:
 
 
 def test_a_weight_that_changes_nothing_to_speak_of(folder: Path) -> None:
-    """Only the identity tells."""
+    """Only the identity tells, and heads, which are of another checkpoint then."""
     change(folder / "model.safetensors", lambda t: t["encoder.2.mlp.fc1.weight"].view(-1)[7:8].add_(0.01))
-    assert [name for name, one in own_answers(folder).items() if one.state == "failed"] == ["identity"]
+    found = own_answers(folder)
+    assert [name for name, one in found.items() if one.state == "failed"] == ["identity", "heads"]
+    assert "space_mismatch" in found["heads"].measured
 
 
 def test_one_weight_of_a_codec(folder: Path) -> None:
