@@ -1,10 +1,10 @@
-"""What one object of each kind costs on this machine: read, tokenize, encode; alone, objects with everything in batches
-of 16, and 1,000 photometry-only objects.
+"""What one object of each kind costs on this machine: read, tokenize, encode; alone, and in batches of some kinds.
 
     python -m benchmarks.objects [--repeat 15] [--json]
 
-Files are written from the simulated sky into a temporary folder, in the surveys' layouts. Times are medians in
-milliseconds of an object; a GEMM probe before and after tells how steady the machine was.
+In batches are 16 objects with everything, and 1,000 with photometry only. Files are written from the simulated sky into
+a temporary folder, in the surveys' layouts. Times are medians in milliseconds of an object; a GEMM probe before and
+after tells how steady the machine was.
 """
 
 from __future__ import annotations

@@ -355,7 +355,7 @@ class _HeadContender:
                 one.id for one, said in zip(self.setting.test.observations, told, strict=True) if said is None
             ],
         }
-        if size is None:
+        if size is None and len({one.card.pooling for one in heads}) > 1:
             tried = {one.card.pooling: self._told(one) if one is not head else told for one in heads}
             detail["tried"] = {
                 pooling: main_metrics(question, self.setting.test, said, self.seed) for pooling, said in tried.items()

@@ -206,7 +206,8 @@ class Readers(nn.Module):
 
     def __init__(self, numbers: Mapping[str, Tensor], sizes: Mapping[str, int], dim: int) -> None:
         super().__init__()
-        self.numbers = numbers
+        # By numpy: a step looks up thousands of them, a few at a time.
+        self.numbers = {key: values.numpy() for key, values in numbers.items()}
         self.rows = Rows({key: sizes[key] for key in numbers})
         self.read = nn.Linear(dim, self.rows.total)
         nn.init.zeros_(self.read.weight)
@@ -217,16 +218,17 @@ class Readers(nn.Module):
 
     def loss(self, means: Tensor, objects: Sequence[Object], splits: Sequence[Split]) -> Tensor:
         """Mean over numbers, those shown and the others alike, of ln of the standard error. means (B, dim)."""
-        true = torch.full((len(objects), self.rows.total), torch.nan)
-        shown = torch.zeros(true.shape, dtype=torch.bool)
+        true = np.zeros((len(objects), self.rows.total), np.float32)
+        here, shown = np.zeros(true.shape, bool), np.zeros(true.shape, bool)
         for i, (ids, one) in enumerate(zip(objects, splits, strict=True)):
             for key in self.numbers.keys() & ids.keys():
-                true[i, self.rows[key]] = self.numbers[key][torch.as_tensor(ids[key]).long()]
-                shown[i, self.rows.first[key] + torch.as_tensor(one.shown.get(key, ())).long()] = True
-        here = ~true.isnan()
-        squares = (self.read(means.float()) - true.nan_to_num()).square()
+                true[i, self.rows[key]] = self.numbers[key][ids[key]]
+                here[i, self.rows[key]] = True
+                if key in one.shown:
+                    shown[i, self.rows.first[key] + one.shown[key]] = True
+        squares = (self.read(means.float()) - torch.from_numpy(true)).square()
         losses = []
-        for which in (here & shown, here & ~shown):
+        for which in (torch.from_numpy(here & shown), torch.from_numpy(here & ~shown)):
             counts = which.sum(0)
             errors = 0.5 * ((squares * which).sum(0)[counts > 0] / counts[counts > 0] + 1e-5).log()
             weights = self.weights[counts > 0]

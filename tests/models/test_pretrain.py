@@ -182,6 +182,14 @@ def test_readers_ask_the_mean_for_numbers() -> None:
     assert readers.loss(means[:1], [{}], [Split({}, {})]).item() == 0
 
 
+def test_redshift_weighs_more_for_readers() -> None:
+    numbers = {"tok_flux_g": torch.tensor([0.5, -0.5]), "tok_z": torch.tensor([2.0, -2.0])}
+    batch = [{"tok_flux_g": np.array([0]), "tok_z": np.array([1])}]
+    found = Readers(numbers, {"tok_flux_g": 1, "tok_z": 1}, 4).loss(torch.zeros(1, 4), batch, [Split({}, {})])
+    flux, z = (0.5 * np.log(one**2 + 1e-5) for one in (0.5, 2.0))
+    assert found.item() == pytest.approx((flux + REDSHIFT_WEIGHT * z) / (1 + REDSHIFT_WEIGHT), rel=1e-5)
+
+
 def test_readers_read_the_mean_of_what_is_shown(model: Transformer) -> None:
     """In a packed batch each object's own."""
     batch, rng = objects(5), np.random.default_rng(1)
