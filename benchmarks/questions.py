@@ -18,6 +18,9 @@ SIZES: tuple[int | None, ...] = (100, 300, 1000, 3000, None)
 TWO: tuple[int | None, ...] = (300, None)
 """The same where another question on such objects has the whole curve."""
 
+MOST = 3000
+"""Labels that are given at most where a question does not say otherwise: heads on spectra take hours with more."""
+
 RELATIVE = 10.0
 """1e-17 erg / (s cm2 Angstrom): as bright as survey spectra often are."""
 
@@ -60,6 +63,7 @@ class Question:
     window          Angstrom: what is outside is taken from spectra, and the rest scaled to a median of RELATIVE, where
                     sets cover different wavelengths and state fluxes of no unit
     limit           of a redshift in km / s: farther off is a failure, which is listed with its picture
+    most            labels that are given at most, None = all there are
     """
 
     name: str
@@ -75,6 +79,7 @@ class Question:
     beside: str = ""
     window: tuple[float, float] | None = None
     limit: float | None = None
+    most: int | None = MOST
 
     @property
     def main(self) -> str:
@@ -112,12 +117,12 @@ QUESTIONS: dict[str, Question] = {
     for one in (
         Question("stars", "Stars: Gaia XP spectra and photometry to APOGEE's parameters", "regression",
                  STELLAR | {"alpha_m": "dex"}, "gaia_xp_wheel", "gaia_xp_apogee", (*XP, *GAIA, *JHK), (XP,),
-                 keep=_cool),
+                 keep=_cool, most=None),
         Question("photoz_ugrizJHK", "Galaxies: redshift from u g r i z J H K of SDSS and 2MASS",
                  fitted="photoz_kcorrect_gst", tested="photoz_kcorrect_gst", keys=(*UGRIZ, *JHK, *EBV),
-                 needed=(UGRIZ,), beside="simulated_photoz", **REDSHIFT),
+                 needed=(UGRIZ,), beside="simulated_photoz", most=None, **REDSHIFT),
         Question("photoz_griz", "Galaxies: redshift from g r i z of SDSS", fitted="photoz_kcorrect_gst",
-                 tested="photoz_kcorrect_gst", keys=(*GRIZ, *EBV), needed=(GRIZ,), sizes=TWO, **REDSHIFT),
+                 tested="photoz_kcorrect_gst", keys=(*GRIZ, *EBV), needed=(GRIZ,), sizes=TWO, most=None, **REDSHIFT),
         Question("photoz_mgs", "Galaxies: redshift from u g r i z, a community benchmark", fitted="photoz_sdss_mgs",
                  tested="photoz_sdss_mgs", keys=(*UGRIZ, *EBV), needed=(UGRIZ,), sizes=TWO, **REDSHIFT),
         Question("photoz_zcosmos", "Galaxies: redshift from g r i z of zCOSMOS", fitted="photoz_zcosmos",

@@ -26,7 +26,7 @@ from albireo.tokenizers.checkpoint import MINI
 from benchmarks import datasets, neighbourhoods
 from benchmarks.encoding import Codes, Encoder
 from benchmarks.labelled import Dataset
-from benchmarks.questions import QUESTIONS, Question
+from benchmarks.questions import MOST, QUESTIONS, Question
 from benchmarks.science_page import page
 from benchmarks.science_runs import ENCODER, UNTRAINED, Records, Setting, answer, code_version
 
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the page; its pictures are written beside it")
     parser.add_argument("--question", action="append", choices=list(QUESTIONS), help="default: all; can be repeated")
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
-    parser.add_argument("--most", type=int, default=3000, help="labels that are given at most (3000)")
+    parser.add_argument("--most", type=int, help="labels that are given at most; default: as each question says")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     engine = TorchEngine.open(args.checkpoint)
@@ -76,7 +76,7 @@ def main() -> int:
         about = {
             "checkpoint": f"{engine.name}, {engine.checkpoint.fingerprint[:12]}",
             "seed": str(args.seed),
-            "labels given": f"all there are, but {args.most} at most",
+            "labels given": f"all there are, but {args.most or MOST} at most where a question does not say otherwise",
         }
         pictures = args.out.with_suffix("")
         args.out.write_text(page(records, about, pictures))
@@ -90,7 +90,7 @@ def asked(
     question: Question, read: Read, encoders: Mapping[str, Encoder], records: Records, args: argparse.Namespace
 ) -> None:
     """What is missing of one question."""
-    answer(Setting.of(question, read, args.seed, args.most), encoders, records, args.seed)
+    answer(Setting.of(question, read, args.seed, args.most or question.most), encoders, records, args.seed)
 
 
 def near(

@@ -35,14 +35,14 @@ from benchmarks.encoding import BATCH, Encoder
 from benchmarks.failures import draw
 from benchmarks.judging import judged, main_metrics
 from benchmarks.labelled import Dataset, held_out, split
-from benchmarks.questions import RELATIVE, SIZES, TWO, Question
+from benchmarks.questions import MOST, RELATIVE, SIZES, TWO, Question
 from benchmarks.template_fit import COMPONENTS, TemplateFit
 
 TRIVIAL, TEMPLATES, RIVAL, QUANTISED = "trivial", "templates", "rival", "rival on tokens"
 PCA, UNTRAINED, ENCODER = "PCA", "untrained", "encoder"
 CONTENDERS = (TRIVIAL, TEMPLATES, RIVAL, QUANTISED, PCA, UNTRAINED, ENCODER)
 
-SIZES_OF: dict[str, tuple[int | None, ...]] = {QUANTISED: (None,), PCA: TWO, UNTRAINED: TWO}
+SIZES_OF: dict[str, tuple[int | None, ...]] = {QUANTISED: (None,), PCA: (*TWO, MOST), UNTRAINED: (*TWO, MOST)}
 """Numbers of labels at which these are asked; all others at all."""
 
 VALIDATION = 0.15
