@@ -43,25 +43,31 @@ SOME = 2_000
 LEAST = 1e-6
 """Variance of the last component, over that of the first."""
 
+LARGEST = float(np.finfo(np.float16).max)
+
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a head reads of one object: values (N, D), and kinds (N,) the number of each row's modality."""
+    """What a head reads of one object: values (N, D), and kinds (N,) the number of each row's modality.
 
-    values: Floats
+    States of tokens are float16, means of them float32.
+    """
+
+    values: NDArray[np.float16] | Floats
     kinds: NDArray[np.int64]
 
 
 def kinds_of(pooling: Pooling, known: Sequence[str]) -> dict[str, range]:
     """Token key -> numbers of the kinds that its rows are of: one for all of them, or one each of coefficients."""
     out: dict[str, range] = {}
+    first = 0
     for key in known:
         row = MODALITIES[key]
         several = pooling == "mean_per_modality" and row.kind == "coefficients"
-        first = max((of.stop for of in out.values()), default=0)
         out[key] = range(first, first + ((row.shape[0] or 1) if several else 1))
+        first = out[key].stop
     return out
 
 
@@ -77,37 +83,41 @@ def reduce(values: Floats, keys: Sequence[str], pooling: Pooling, known: Sequenc
     States count in half precision, in which they are kept on disk: what a head is asked about is rounded like what it
     was fitted on. Else it could learn from the rounding, and its intervals would be of other states than these.
     """
-    kinds = np.full(len(keys), -1)
-    names = np.array(keys)
-    for key, numbers in kinds_of(pooling, known).items():
-        rows = np.flatnonzero(names == key)
-        kinds[rows] = numbers.start if len(numbers) == 1 else numbers[: len(rows)]
+    numbers = kinds_of(pooling, known)
+    first = {key: of.start for key, of in numbers.items()}
+    kinds = np.array([first.get(key, -1) for key in keys], np.int64)
+    for of in numbers.values():
+        if len(of) > 1:
+            rows = np.flatnonzero(kinds == of.start)
+            kinds[rows] = of[: len(rows)]
     if (kinds < 0).any():
         values, kinds = values[kinds >= 0], kinds[kinds >= 0]
-    # By torch, which has instructions for it.
-    values = torch.from_numpy(np.array(values, np.float32)).half().float().numpy()
-    if not np.isfinite(values).all():
+    if len(kinds) and not -LARGEST <= values.min() <= values.max() <= LARGEST:
         raise BadInput("not_finite", "token states do not fit in half precision", field="states")
+    # By torch, which has instructions for it.
+    half = torch.from_numpy(values if values.flags.writeable else values.copy()).half()
     if not len(kinds) or pooling == "attentive":
-        return Rows(values, kinds)
+        return Rows(half.numpy(), kinds)
     if pooling == "mean":
-        return Rows(values.mean(axis=0, dtype=np.float64)[None].astype(np.float32), np.zeros(1, np.int64))
+        return Rows(half.double().mean(dim=0, keepdim=True).float().numpy(), np.zeros(1, np.int64))
     present, place = np.unique(kinds, return_inverse=True)
     shares = np.zeros((len(present), len(kinds)))
     shares[place, np.arange(len(kinds))] = 1 / np.bincount(place)[place]
     # Threads of two libraries beside each other wait for one another: by torch, ten times faster here.
-    return Rows((torch.from_numpy(shares) @ torch.from_numpy(values).double()).float().numpy(), present)
+    return Rows((torch.from_numpy(shares) @ half.double()).float().numpy(), present)
 
 
 def collate(rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
     """Objects side by side: values (B, N, D), and kinds (B, N) with -1 where an object has no more rows."""
     longest = max(len(one.kinds) for one in rows)
-    values = np.zeros((len(rows), longest, rows[0].values.shape[1]), np.float32)
-    kinds = np.full((len(rows), longest), -1)
+    values = torch.empty(len(rows), longest, rows[0].values.shape[1])
+    kinds = torch.full((len(rows), longest), -1)
     for i, one in enumerate(rows):
-        values[i, : len(one.kinds)] = one.values
-        kinds[i, : len(one.kinds)] = one.kinds
-    return torch.from_numpy(values), torch.from_numpy(kinds)
+        n = len(one.kinds)
+        values[i, :n] = torch.from_numpy(one.values)
+        values[i, n:] = 0.0
+        kinds[i, :n] = torch.from_numpy(one.kinds)
+    return values, kinds
 
 
 class HeadNetwork(nn.Module):
