@@ -7,7 +7,12 @@
     ├── NotFound                 no such object, collection or file
     ├── Conflict                 two things that do not fit together (spaces, dimensions)
     ├── BadCheckpoint            a checkpoint folder is damaged or of another layout
+    ├── Denied                   the key may not do this
+    │   └── NoKey                no key, or an unknown one
     └── Unavailable              the service cannot answer now
+        ├── Busy                 it has more to do than it can: try again after .retry_after seconds
+        ├── Late                 the deadline passed before there was an answer
+        └── Gone                 whoever asked went away
 
 The doors (HTTP, CLI) map the *class* to a status and show the *code*; neither parses the message.
 """
@@ -100,6 +105,13 @@ CODES: dict[str, str] = {
     "too_large": "over a stated limit",
     "dependency_missing": "an optional part of the installation is missing",
     "not_ready": "the service is starting, draining or broken",
+    "overloaded": "more work is waiting than the service takes on",
+    "deadline_exceeded": "the deadline passed before there was an answer",
+    "cancelled": "whoever asked went away or took the request back",
+    "key_missing": "the service asks for a key, and none was given",
+    "key_unknown": "a key that the service does not know",
+    "role_missing": "the key may not do this",
+    "quota_exceeded": "the key has used up what it may use for now",
     "internal": "a defect of Albireo itself",
 }
 """Machine codes and their meaning: the one list; docs/errors.md is written from it."""
@@ -175,5 +187,29 @@ class BadCheckpoint(AlbireoError):
     """A checkpoint folder is damaged or of another layout."""
 
 
+class Denied(AlbireoError):
+    """The key may not do this."""
+
+
+class NoKey(Denied):
+    """A key is needed, and there is none, or an unknown one."""
+
+
 class Unavailable(AlbireoError):
     """The service cannot answer now."""
+
+
+class Busy(Unavailable):
+    """The service has more to do than it can; it should have time again after `retry_after` seconds."""
+
+    def __init__(self, code: str, message: str, *, retry_after: float = 1.0, **where: str | None) -> None:
+        super().__init__(code, message, **where)
+        self.retry_after = retry_after
+
+
+class Late(Unavailable):
+    """The deadline passed before there was an answer."""
+
+
+class Gone(Unavailable):
+    """Whoever asked went away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,12 @@ from albireo.observations.errors import (
     AlbireoError,
     BadCheckpoint,
     BadInput,
+    Busy,
     Conflict,
+    Denied,
+    Gone,
+    Late,
+    NoKey,
     NotFound,
     TooLarge,
     Unavailable,
@@ -41,7 +47,12 @@ STATUS: dict[type[AlbireoError], int] = {
     NotFound: 404,
     Conflict: 409,
     BadCheckpoint: 500,
+    Denied: 403,
+    NoKey: 401,
     Unavailable: 503,
+    Busy: 429,
+    Late: 504,
+    Gone: 499,
 }
 """Error class -> HTTP status; the nearest class in the tree decides."""
 
@@ -54,6 +65,11 @@ _HTTP_CODES = {404: "route_unknown", 405: "method_not_allowed", 413: "too_large"
 def status_of(error: AlbireoError) -> int:
     """The HTTP status of an error."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def retry_after(error: AlbireoError) -> str:
+    """Whole seconds after which a refused request may be sent again."""
+    return str(math.ceil(error.retry_after)) if isinstance(error, Busy) else RETRY_AFTER
 
 
 def problem(error: AlbireoError, request_id: str, status: int | None = None, **more: Any) -> dict[str, Any]:
@@ -72,7 +88,7 @@ def problem(error: AlbireoError, request_id: str, status: int | None = None, **m
 def respond(error: AlbireoError, request: Request, status: int | None = None) -> JSONResponse:
     """The answer to a request that failed."""
     status = status or status_of(error)
-    headers = {"Retry-After": RETRY_AFTER} if status == 503 else {}
+    headers = {"Retry-After": retry_after(error)} if status in (429, 503) else {}
     return JSONResponse(problem(error, request.state.request_id, status), status, headers, MEDIA_TYPE)
 
 

@@ -1,0 +1,60 @@
+"""What travels with a request through the service: how urgent it is, until when, and whether anybody still waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from albireo.observations.errors import Gone, Late
+
+Priority = Literal["interactive", "bulk"]
+PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
+
+
+@dataclass(eq=False)
+class Ticket:
+    """Of one request. Verbs look at it between steps; whoever took the request may cancel it from any thread.
+
+    deadline  by time.monotonic(), None = whenever
+    """
+
+    priority: Priority = "interactive"
+    deadline: float | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _told: list[Callable[[], None]] = field(default_factory=list)
+
+    @classmethod
+    def within(cls, seconds: float | None, priority: Priority = "interactive") -> Ticket:
+        """A ticket whose deadline is so many seconds from now, None = none."""
+        return cls(priority, None if seconds is None else time.monotonic() + seconds)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: what has not begun is not computed."""
+        self._cancelled.set()
+        for tell in tuple(self._told):
+            tell()
+
+    def when_cancelled(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the ticket is cancelled, at once if it is already."""
+        self._told.append(tell)
+        if self.cancelled:
+            tell()
+
+    def remaining(self, now: float | None = None) -> float | None:
+        """Seconds until the deadline, negative after it; None without one."""
+        return None if self.deadline is None else self.deadline - (time.monotonic() if now is None else now)
+
+    def check(self, now: float | None = None) -> None:
+        """Gone if the ticket was cancelled, Late if its deadline passed."""
+        if self.cancelled:
+            raise Gone("cancelled", "the request was taken back")
+        left = self.remaining(now)
+        if left is not None and left <= 0:
+            raise Late("deadline_exceeded", "the deadline passed", fix="allow more time, or send fewer objects")
