@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -80,11 +80,22 @@ class Engine(Protocol):
     def space(self, pooling: Pooling, normalize: bool = False) -> str:
         """Name of the embedding space, of vectors of length 1 if `normalize`: others are never compared."""
 
-    def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
-        """Tokens of each object, or why it has none; one bad object does not touch the others."""
+    def tokenize(
+        self, observations: Sequence[Observation], kinds: Collection[str] | None = None
+    ) -> list[Tokens | AlbireoError]:
+        """Tokens of each object, or why it has none; one bad object does not touch the others.
 
-    def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
-        """Embedding of each object."""
+        kinds  of modalities that are wanted, None: all. Parts put together in the table's order are the whole: flags
+               that are of the object and of none of its modalities come with its first kind
+        """
+
+    def embed(self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean") -> list[Embedding]:
+        """Embedding of each object; `pooling` of all, or of each. Raises the first error if one has none."""
+
+    def embed_each(
+        self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean"
+    ) -> list[Embedding | AlbireoError]:
+        """Embedding of each object, or why it has none; one bad object does not touch the others."""
 
     @property
     def outputs(self) -> Mapping[str, TokenSpec]:

@@ -7,7 +7,7 @@ in memory until something is predicted; then the decoder's weights are read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from albireo.models.cores import Cores
 from albireo.models.cpu import available_cores, fast_bf16
 from albireo.models.engine import POOLINGS, Embedding, Numerics, Pooling, Tokens
 from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Observation
+from albireo.observations.observation import Observation, Payload
 from albireo.tokenizers.bank import TokenizerBank
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint, TokenSpec
 from albireo.tokenizers.domain import domain_flags
@@ -49,13 +50,15 @@ class TorchEngine:
         bank: TokenizerBank,
         transformer: Transformer,
         numerics: Numerics | None = None,
+        cores: Cores | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.bank = bank
         self.transformer = transformer.eval()
         self.numerics = numerics or Numerics()
         self.device = torch.device(self.numerics.device)
-        self._lock = threading.RLock()
+        self._cores = cores or Cores()
+        self._lock = threading.Lock()
 
     @classmethod
     def open(
@@ -65,12 +68,14 @@ class TorchEngine:
         dtype: str = "float32",
         preprocessing: str | None = None,
         tokens: str = "float32",
+        cores: Cores | None = None,
     ) -> TorchEngine:
         """Read a checkpoint folder: what embedding needs of it.
 
         dtype          "float32" (exact) or "bfloat16", of the transformer
         preprocessing  of the tokenizers, by name (tokenizers/preprocessing.py); default: the checkpoint's own
         tokens         "float32" (exact) or "bfloat16", of the networks of the tokenizers
+        cores          that threads which call at the same time share; default: each takes what torch gives it
         """
         for name, value in (("dtype", dtype), ("tokens", tokens)):
             if value not in DTYPES:
@@ -81,7 +86,7 @@ class TorchEngine:
         with torch.device("meta"):
             transformer = Transformer(config, checkpoint.inputs, checkpoint.outputs)
         bank = TokenizerBank.open(checkpoint, device, DTYPES[numerics.tokens])
-        engine = cls(checkpoint, bank, transformer, numerics)
+        engine = cls(checkpoint, bank, transformer, numerics, cores)
         engine._read(decoder=False)
         transformer.freeze()
         return engine
@@ -106,45 +111,94 @@ class TorchEngine:
     def space(self, pooling: Pooling, normalize: bool = False) -> str:
         return self.checkpoint.space(pooling, normalize)
 
-    def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
-        """Tokens of each object. Modalities that the checkpoint lacks are an error, unless the caller drops them."""
-        out: list[Tokens | AlbireoError] = []
-        with self._lock:
-            for observation in observations:
-                try:
-                    out.append(self._tokenize(observation))
-                except AlbireoError as error:
-                    out.append(error)
+    def tokenize(
+        self, observations: Sequence[Observation], kinds: Collection[str] | None = None
+    ) -> list[Tokens | AlbireoError]:
+        """Tokens of each object. Modalities that the checkpoint lacks are an error, unless the caller drops them.
+
+        kinds  of modalities that are wanted, None: all. Flags that are of the whole object come with its first kind
+        """
+        keys = [key for key in MODALITIES if kinds is None or MODALITIES[key].kind in kinds]
+        flags: list[list[str]] = [[] for _ in observations]
+        ids: list[dict[str, NDArray[np.int64]]] = [{} for _ in observations]
+        errors: list[AlbireoError | None] = [None] * len(observations)
+        for i, observation in enumerate(observations):
+            first = next((key for key in MODALITIES if key in observation.data), None)
+            if first is None:
+                errors[i] = BadInput(
+                    "nothing_to_embed", f"object {observation.id!r} has no modality", field=observation.id
+                )
+            elif self.checkpoint.of_aion and first in keys:
+                flags[i] += domain_flags(observation)
+        with self._cores.share():
+            for key in keys:
+                at = [i for i, one in enumerate(observations) if key in one.data and errors[i] is None]
+                if not at:
+                    continue
+                if key not in self.checkpoint.inputs:
+                    for i in at:
+                        errors[i] = self.checkpoint.inputs.lack(key)
+                    continue
+                payloads = [observations[i].data[key] for i in at]
+                for i, result in zip(at, self._tokens(key, payloads), strict=True):
+                    if isinstance(result, AlbireoError):
+                        errors[i] = result
+                    else:
+                        ids[i][key] = result[0]
+                        flags[i] += result[1]
+        return [errors[i] or Tokens(ids[i], flags=tuple(dict.fromkeys(flags[i]))) for i in range(len(observations))]
+
+    def _tokens(
+        self, key: str, payloads: Sequence[Payload]
+    ) -> list[tuple[NDArray[np.int64], tuple[str, ...]] | AlbireoError]:
+        """Tokens and flags of each payload of a modality, or why it has none."""
+        tokenizer = self.bank[key]
+        checked = tokenizer.check_each(payloads)
+        good = [payload for payload, one in zip(payloads, checked, strict=True) if not isinstance(one, BadInput)]
+        several = MODALITIES[key].kind in ("scalar", "coefficients")  # else objects can be of different lengths
+        if several and good:
+            made = iter(tokenizer.encode_checked(good).cpu().numpy())
+        else:
+            made = (tokenizer.encode_checked([payload])[0].cpu().numpy() for payload in good)
+        return [one if isinstance(one, BadInput) else (next(made), one) for one in checked]
+
+    def embed(self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean") -> list[Embedding]:
+        """Embedding of each object; `pooling` of all, or of each. Raises the first error if one has none."""
+        out = []
+        for result in self.embed_each(tokens, pooling):
+            if isinstance(result, AlbireoError):
+                raise result
+            out.append(result)
         return out
 
-    def _tokenize(self, observation: Observation) -> Tokens:
-        if not observation.data:
-            raise BadInput("nothing_to_embed", f"object {observation.id!r} has no modality", field=observation.id)
-        ids: dict[str, np.ndarray] = {}
-        flags = list(domain_flags(observation)) if self.checkpoint.of_aion else []
-        for key in MODALITIES:
-            if key in observation.data:
-                if key not in self.checkpoint.inputs:
-                    raise self.checkpoint.inputs.lack(key)
-                payload = observation.data[key]
-                flags += self.bank[key].check(payload)
-                ids[key] = self.bank[key].encode([payload])[0].cpu().numpy()
-        return Tokens(ids, flags=tuple(dict.fromkeys(flags)))
-
     @torch.inference_mode()
-    def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
-        """Embedding of each object."""
-        if pooling not in POOLINGS:
-            raise BadInput("option_invalid", f"pooling {pooling!r}", field="pooling", fix=f"one of {POOLINGS}")
-        sequences = [self._sequence(item) for item in tokens]
-        if not all(sequences):
-            raise BadInput("nothing_to_embed", "no token is left", fix="give at least one unmasked modality")
-        out: list[Embedding | None] = [None] * len(tokens)
-        with self._lock:
-            for batch, states in self._encoded(sequences):
-                for i, state in zip(batch, states, strict=True):
-                    out[i] = _pool(state, sequences[i], pooling)
-        return [embedding for embedding in out if embedding is not None]
+    def embed_each(
+        self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean"
+    ) -> list[Embedding | AlbireoError]:
+        """Embedding of each object, or why it has none; `pooling` of all, or of each."""
+        poolings = [pooling] * len(tokens) if isinstance(pooling, str) else list(pooling)
+        for one in sorted(set(poolings) - set(POOLINGS)):
+            raise BadInput("option_invalid", f"pooling {one!r}", field="pooling", fix=f"one of {POOLINGS}")
+        out: dict[int, Embedding | AlbireoError] = {}
+        sequences: dict[int, Sequence_] = {}
+        for i, item in enumerate(tokens):
+            try:
+                sequence = self._sequence(item)
+            except BadInput as error:
+                out[i] = error
+            else:
+                if sequence:
+                    sequences[i] = sequence
+                else:
+                    out[i] = BadInput(
+                        "nothing_to_embed", "no token is left", fix="give at least one unmasked modality"
+                    )
+        at = list(sequences)
+        with self._cores.share():
+            for batch, states in self._encoded(list(sequences.values())):
+                for j, state in zip(batch, states, strict=True):
+                    out[at[j]] = _pool(state, sequences[at[j]], poolings[at[j]])
+        return [out[i] for i in range(len(tokens))]
 
     @torch.inference_mode()
     def logits(
@@ -167,6 +221,7 @@ class TorchEngine:
         with self._lock:
             if self.transformer.to_logits.is_meta:
                 self._read(decoder=True)
+        with self._cores.share():
             for batch, states in self._encoded(sequences, asked):
                 queries = self._queries([asked[i] for i in batch])
                 lengths = [len(state) for state in states]

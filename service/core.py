@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
@@ -20,16 +21,21 @@ from albireo.observations.modalities import MODALITIES
 from albireo.observations.spaces import same_space
 from albireo.service.descriptions import plain, select, unusable, validation
 from albireo.service.subjects import Subject
+from albireo.service.watch import tally
 
 if TYPE_CHECKING:
     from albireo.index.collection import Collection, Collections, Hit, StoredObject
     from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
     from albireo.models.generation import Sampling
+    from albireo.models.heads import Answer
     from albireo.observations.reading import FileReport
     from albireo.service.draws import Drawn, Wanted
+    from albireo.service.pipeline import Pipeline, Staffing
     from albireo.service.predictions import AnyPrior, Predicted, Prediction
     from albireo.service.settings import Settings
     from albireo.service.shelf import Shelf, Shelved
+    from albireo.service.tickets import Ticket
+    from albireo.service.watch import Watch
     from albireo.tokenizers.checkpoint import TokenSpec
 
 Value = TypeVar("Value")
@@ -126,13 +132,16 @@ class Core:
         self._collections = _Once(collections)
         self._described = _Once(described or (lambda: self.engine))
         self._shelf = _Once(shelf or _bare_shelf)
+        self._pipeline: _Once[Pipeline] | None = None
 
     @classmethod
     def local(cls, settings: Settings) -> Core:
         """The checkpoint that the settings name, run by torch on the cores of this process, beside its collections."""
 
         def engine() -> Engine:
-            from albireo.models.torch_engine import TorchEngine, use_threads  # torch takes seconds to load
+            from albireo.models.cores import Cores  # torch takes seconds to load
+            from albireo.models.cpu import available_cores
+            from albireo.models.torch_engine import TorchEngine, use_threads
 
             use_threads(settings.threads)
             return TorchEngine.open(
@@ -141,6 +150,7 @@ class Core:
                 settings.dtype,
                 settings.preprocessing,
                 settings.tokenizer_dtype,
+                Cores(settings.threads or available_cores()),
             )
 
         def collections() -> Collections:
@@ -182,8 +192,34 @@ class Core:
         """The heads that there are."""
         return self._shelf()
 
+    def on(self, ticket: Ticket) -> Core:
+        """The same verbs for one request: its work goes through the pipeline under its ticket, if there is one."""
+        pipeline = self._pipeline
+        if pipeline is None:
+            return self
+        twin = copy(self)
+        twin._engine = _Once(lambda: pipeline().on(ticket))
+        return twin
+
+    def staff(self, staffing: Staffing, watch: Watch) -> None:
+        """Let the engine's work be done by threads of its own, for all requests together."""
+
+        def pipeline() -> Pipeline:
+            from albireo.service.pipeline import Pipeline  # only in a service
+
+            return Pipeline(self.engine, staffing, watch)
+
+        self._pipeline = _Once(pipeline)
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The pipeline, None while there is none or it has not begun."""
+        return None if self._pipeline is None else self._pipeline.value
+
     def close(self) -> None:
-        """Close the collections if they were opened."""
+        """Compute what waits, then close the collections if they were opened."""
+        if self.pipeline is not None:
+            self.pipeline.close()
         if self._collections.value is not None:
             self._collections.value.close()
 
@@ -214,7 +250,16 @@ class Core:
             tokenizing += halfway - began
             encoding += time.perf_counter() - halfway
             progress(len(chunk))
+        _count(outcomes, sum(o.embedding.n_tokens for o in outcomes if o.embedding))
         return Embedded(engine.space(pooling, normalize), engine.numerics, tuple(outcomes), tokenizing, encoding)
+
+    def embed_tokens(
+        self, tokens: Sequence[Tokens], pooling: Pooling = "mean", normalize: bool = False
+    ) -> list[Embedding | AlbireoError]:
+        """An embedding of every object of which tokens are given, or why it has none; of length 1 if `normalize`."""
+        tally().count(tokens=sum(one.n_tokens for one in tokens))
+        results = self.engine.embed_each(tokens, pooling)
+        return [_of_length_one(one) if normalize and not isinstance(one, AlbireoError) else one for one in results]
 
     def predict(
         self,
@@ -231,7 +276,21 @@ class Core:
         """
         from albireo.service.predictions import predict  # heads are loaded only when they are asked
 
-        return predict(self.engine, self.inputs, subjects, heads, prior, progress)
+        predicted = predict(self.engine, self.inputs, subjects, heads, prior, progress)
+        _count(predicted.outcomes, predicted.n_tokens)
+        return predicted
+
+    def predict_tokens(
+        self, tokens: Sequence[Tokens], head: Shelved, prior: AnyPrior = None
+    ) -> list[Answer | AlbireoError]:
+        """What a head says of every object of which tokens are given, or why it says nothing.
+
+        prior  as of `predict`. Flags that look at measurements are not set: tokens do not carry them
+        """
+        from albireo.service.predictions import predict_tokens  # heads are loaded only when they are asked
+
+        tally().count(tokens=sum(one.n_tokens for one in tokens))
+        return predict_tokens(self.engine, tokens, head, prior)
 
     def generate(
         self,
@@ -246,7 +305,9 @@ class Core:
         """
         from albireo.service.draws import generate  # sampling needs torch
 
-        return generate(self.engine, self.inputs, subjects, wanted, sampling, progress)
+        drawn = generate(self.engine, self.inputs, subjects, wanted, sampling, progress)
+        _count([one.outcome for one in drawn], sum(one.n_tokens for one in drawn))
+        return drawn
 
     def index(
         self, name: str, subjects: Sequence[Subject], progress: Callable[[int], None] = lambda done: None
@@ -261,6 +322,8 @@ class Core:
         for i, error in zip(good, refused, strict=True):
             if error is not None:
                 outcomes[i] = outcomes[i].failed(error)
+        before = zip(embedded.outcomes, outcomes, strict=True)
+        tally().count(failed=[now.error.code for was, now in before if now.error and not was.error])
         kept = sum(error is None for error in refused)
         return replace(embedded, outcomes=tuple(outcomes)), kept
 
@@ -268,7 +331,9 @@ class Core:
         """Keep ready vectors of embedding space `space`; per object why it was refused, or None."""
         collection = self.collections.get(name)
         self.check_space(collection, space)
-        return _upsert(collection, objects)
+        refused = _upsert(collection, objects)
+        tally().count(len(objects), (error.code for error in refused if error is not None))
+        return refused
 
     def search_subjects(self, name: str, subjects: Sequence[Subject], k: int) -> tuple[Embedded, list[Neighbours]]:
         """The k nearest objects to each object given; one that cannot be embedded has no neighbours."""
@@ -307,7 +372,8 @@ class Core:
     ) -> list[Neighbours]:
         if not 1 <= k <= MAX_NEIGHBOURS:
             raise BadInput("request_invalid", f"k = {k}", field="k", fix=f"1 to {MAX_NEIGHBOURS}")
-        found = collection.search(np.stack(vectors), k, space=collection.space, exclude=ids)
+        with tally().timings.stage("search"):
+            found = collection.search(np.stack(vectors), k, space=collection.space, exclude=ids)
         short = "the collection holds no other object"
         return [Neighbours(tuple(hits), None if len(hits) == k else short) for hits in found]
 
@@ -381,7 +447,7 @@ def _encode(
     at = [i for i, entry in enumerate(tokens) if entry is not None]
     batch = [entry for entry in tokens if entry is not None]
     done = list(outcomes)
-    for i, result in zip(at, all_or_each(lambda some: engine.embed(some, pooling), batch), strict=True):
+    for i, result in zip(at, engine.embed_each(batch, pooling), strict=True):
         done[i] = (
             done[i].failed(result.at(file=done[i].subject.file))
             if isinstance(result, AlbireoError)
@@ -395,6 +461,11 @@ def _of_length_one(embedding: Embedding) -> Embedding:
     values = embedding.values.astype(np.float64)
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     return replace(embedding, values=(values / length).astype(np.float32))
+
+
+def _count(outcomes: Sequence[Outcome], tokens: int) -> None:
+    """Put objects and their tokens into the tally of the request."""
+    tally().count(len(outcomes), (outcome.error.code for outcome in outcomes if outcome.error), tokens)
 
 
 def _once_each(outcomes: Sequence[Outcome]) -> list[Outcome]:

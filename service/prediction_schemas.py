@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from albireo.service.schemas import Envelope, Item, Model, Reading, Trouble
+from albireo.service.tickets import Priority
 
 
 class PriorCells(Model):
@@ -21,6 +22,8 @@ class PredictOptions(Model):
         "density": {"type": "boolean"},
         "prior": {"enum": ["training", "flat"]},
         "join": {"type": "boolean"},
+        "deadline_ms": {"type": "number"},
+        "priority": {"enum": ["interactive", "bulk"]},
     }
 
     density: bool = Field(default=True, description="give the probability of every cell of a head's grid of redshifts")
@@ -28,6 +31,10 @@ class PredictOptions(Model):
         default="training", description="n(z) that redshifts are expected to have; training: as the head was fitted"
     )
     join: bool = Field(default=False, description="objects of the same id in several files are one object")
+    deadline_ms: float | None = Field(
+        default=None, gt=0, description="milliseconds after which the answer is of no use: 504, and nothing is computed"
+    )
+    priority: Priority = Field(default="interactive", description="bulk waits for interactive requests")
     read: Reading | None = Field(default=None, description="what the files do not say")
 
 

@@ -20,6 +20,7 @@ from albireo.observations.observation import Observation
 from albireo.service.core import CHUNK, Outcome, all_or_each, selected, tokenized
 from albireo.service.shelf import RedshiftToken, Shelved
 from albireo.service.subjects import Subject
+from albireo.service.watch import tally
 from albireo.tokenizers.checkpoint import TokenSpec
 
 Result = TypeVar("Result")
@@ -92,21 +93,31 @@ def encoded(
         began = time.perf_counter()
         chunk = [selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
         outcomes, tokens = tokenized(engine, chunk)
-        seconds = time.perf_counter() - began
-        for part in _portions([one.n_tokens * engine.dim if one else 0 for one in tokens], STATES):
-            began = time.perf_counter()
-            done, here = [outcomes[i] for i in part], [tokens[i] for i in part]
-            states: list[Embedding | None] = [None] * len(part)
-            if with_states:
-                done, states = _states(engine, done, here)
-            yield Encoded(done, here, states, seconds, time.perf_counter() - began)
-            seconds = 0.0
+        yield from _encoded(engine, outcomes, tokens, with_states, time.perf_counter() - began)
+
+
+def _encoded(
+    engine: Engine,
+    outcomes: Sequence[Outcome],
+    tokens: Sequence[Tokens | None],
+    with_states: bool,
+    seconds: float = 0.0,
+) -> Iterator[Encoded]:
+    """The same of objects that were tokenized already, which took `seconds`."""
+    for part in _portions([one.n_tokens * engine.dim if one else 0 for one in tokens], STATES):
+        began = time.perf_counter()
+        done, here = [outcomes[i] for i in part], [tokens[i] for i in part]
+        states: list[Embedding | None] = [None] * len(part)
+        if with_states:
+            done, states = _states(engine, done, here)
+        yield Encoded(done, here, states, seconds, time.perf_counter() - began)
+        seconds = 0.0
 
 
 def _states(
     engine: Engine, outcomes: Sequence[Outcome], tokens: Sequence[Tokens | None]
 ) -> tuple[list[Outcome], list[Embedding | None]]:
-    results = iter(all_or_each(lambda some: engine.embed(some, "tokens"), [one for one in tokens if one is not None]))
+    results = iter(engine.embed_each([one for one in tokens if one is not None], "tokens"))
     done, states = list(outcomes), list[Embedding | None]([None] * len(outcomes))
     for i, one in enumerate(tokens):
         result = None if one is None else next(results)
@@ -137,12 +148,29 @@ def predict(
     tokenizing = encoding = predicting = 0.0
     for part in encoded(engine, inputs, subjects, fitted):
         began = time.perf_counter()
-        out += _told(engine, heads, prior, part)
+        with tally().timings.stage("predict"):
+            out += _told(engine, heads, prior, part)
         predicting += time.perf_counter() - began
         tokenizing += part.tokenize_seconds
         encoding += part.encode_seconds
         progress(len(part.outcomes))
     return Predicted(engine.space("tokens"), engine.numerics, heads, tuple(out), tokenizing, encoding, predicting)
+
+
+def predict_tokens(
+    engine: Engine, tokens: Sequence[Tokens], shelved: Shelved, prior: AnyPrior
+) -> list[Answer | AlbireoError]:
+    """What one head says of objects of which there are only tokens. Flags that look at measurements are not set."""
+    shelved.head.check(engine)
+    _check_prior({shelved.name: shelved}, prior)
+    unseen = [Observation(str(n), {}) for n in range(len(tokens))]
+    outcomes = [Outcome(Subject(one.id, None, one)) for one in unseen]
+    out: list[Answer | AlbireoError] = []
+    for part in _encoded(engine, outcomes, tokens, not isinstance(shelved.head, RedshiftToken)):
+        for one in _told(engine, {shelved.name: shelved}, prior, part):
+            error = one.outcome.error
+            out.append(error if error is not None else (one.answer or {})[shelved.name])
+    return out
 
 
 def as_data(answer: Answer, with_density: bool) -> dict[str, Any]:

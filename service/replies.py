@@ -21,7 +21,7 @@ from albireo.service import schemas
 from albireo.service.core import Embedded, Neighbours, Outcome
 from albireo.service.prediction_schemas import AnswerReply, PredictedItem
 from albireo.service.predictions import Answers, Predicted, Prediction, as_data
-from albireo.service.problems import MEDIA_TYPE, RETRY_AFTER, problem
+from albireo.service.problems import MEDIA_TYPE, RETRY_AFTER, problem, status_of
 from albireo.service.settings import Settings
 
 
@@ -111,7 +111,7 @@ def all_failed(done: Embedded | Predicted, items: Sequence[BaseModel], request: 
         return None
     if not errors:
         raise BadInput("request_invalid", "nothing was sent", field="items", fix="send files or items")
-    return refused(errors[0], items, request)
+    return refused(errors[0], items, request, max(422, status_of(errors[0])))
 
 
 def refused(first: AlbireoError, items: Sequence[BaseModel], request: Request, status: int = 422) -> Response:

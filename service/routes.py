@@ -38,11 +38,9 @@ from albireo.service.readiness import Readiness
 from albireo.service.settings import Settings
 from albireo.service.shelf import Shelved
 from albireo.service.subjects import Subject, join
+from albireo.service.tickets import Ticket
 
 Result = TypeVar("Result")
-
-WORKERS = 4
-"""Requests that are parsed and embedded at a time; the others wait without holding a thread."""
 
 
 class Doors:
@@ -52,7 +50,8 @@ class Doors:
         self.core = core
         self.settings = settings
         self.readiness = readiness
-        self._working = CapacityLimiter(WORKERS)
+        # A request waits in a thread for what the pipeline computes; admission says how many there are.
+        self._working = CapacityLimiter(settings.max_requests)
         self._probing = CapacityLimiter(1)
 
     async def validate(self, request: Request) -> Response:
@@ -123,6 +122,15 @@ class Doors:
     async def _work(self, function: Callable[..., Result], *args: Any) -> Result:
         return await anyio.to_thread.run_sync(function, *args, limiter=self._working)
 
+    def _core(self, request: Request, options: Any = None) -> Core:
+        """The verbs for one request; its options may say how urgent it is and until when."""
+        ticket: Ticket | None = getattr(request.state, "ticket", None)
+        if ticket is None:
+            return self.core
+        ticket.narrow(getattr(options, "deadline_ms", None), getattr(options, "priority", None))
+        ticket.check()
+        return self.core.on(ticket)
+
     def _subjects(self, body: Body[Any]) -> list[Subject]:
         """The objects of a body: of its items, or of all its files."""
         items = body.content.items
@@ -165,7 +173,7 @@ class Doors:
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
         options = body.content.options
-        embedded = self.core.embed(subjects, options.pooling, normalize=options.normalize)
+        embedded = self._core(request, options).embed(subjects, options.pooling, normalize=options.normalize)
         items = [replies.item_reply(outcome, options.encoding) for outcome in embedded.outcomes]
         failure = replies.all_failed(embedded, items, request)
         if failure is not None:
@@ -190,7 +198,7 @@ class Doors:
         heads = {name: self.core.shelf.open(name) for name in names}
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
-        predicted = self.core.predict(subjects, heads, prior=_prior(options.prior))
+        predicted = self._core(request, options).predict(subjects, heads, prior=_prior(options.prior))
         items = [replies.predicted_item(one, options.density) for one in predicted.predictions]
         failure = replies.all_failed(predicted, items, request)
         if failure is not None:
@@ -231,7 +239,7 @@ class Doors:
         collection = self.core.collections.get(name)
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
-        embedded, kept = self.core.index(name, subjects)
+        embedded, kept = self._core(request, body.content.options).index(name, subjects)
         items = [replies.item_reply(outcome, with_embedding=False) for outcome in embedded.outcomes]
         failure = replies.all_failed(embedded, items, request)
         if failure is not None:
@@ -311,7 +319,7 @@ class Doors:
             self._check_count(len(subjects))
             subjects = join(subjects) if body.content.options.join else subjects
             parsed = time.perf_counter() - began
-            embedded, found = self.core.search_subjects(name, subjects, k)
+            embedded, found = self._core(request, body.content.options).search_subjects(name, subjects, k)
             failure = replies.all_failed(
                 embedded, [replies.item_reply(o, with_embedding=False) for o in embedded.outcomes], request
             )

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from albireo.models.engine import Pooling
 from albireo.observations.errors import BadInput
 from albireo.observations.options import ReadOptions
+from albireo.service.tickets import Priority
 
 if TYPE_CHECKING:
     Reading = ReadOptions
@@ -77,6 +78,8 @@ class Options(Model):
         "pooling": {"enum": ["mean", "mean_per_modality", "tokens"]},
         "encoding": {"enum": ["float", "base64"]},
         "join": {"type": "boolean"},
+        "deadline_ms": {"type": "number"},
+        "priority": {"enum": ["interactive", "bulk"]},
     }
     """Options that query parameters give where there is no JSON part, and the schema of each."""
 
@@ -86,6 +89,10 @@ class Options(Model):
         default="float", description="base64: little-endian float32, row-major"
     )
     join: bool = Field(default=False, description="objects of the same id in several files are one object")
+    deadline_ms: float | None = Field(
+        default=None, gt=0, description="milliseconds after which the answer is of no use: 504, and nothing is computed"
+    )
+    priority: Priority = Field(default="interactive", description="bulk waits for interactive requests")
     read: Reading | None = Field(default=None, description="what the files do not say")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +16,9 @@ from albireo.observations.errors import BadInput
 from albireo.tokenizers.checkpoint import MINI
 from albireo.tokenizers.hub import resolve
 from albireo.tokenizers.preprocessing import PreprocessingName
+
+if TYPE_CHECKING:
+    from albireo.service.pipeline import Staffing
 
 PREFIX = "ALBIREO_"
 
@@ -55,14 +58,71 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="threads of the network on a CPU; default: the cores granted to the process"
     )
+    encoders: int | None = Field(
+        default=None,
+        ge=1,
+        description="batches that the service encodes at a time; default: one for each thread of the network on a CPU, "
+        "2 on a GPU (the next is prepared while one is computed)",
+    )
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of a batch of the encoder, at least those of one object with everything; default: 4,096 on "
+        "a CPU, 65,536 on a GPU",
+    )
+    batch_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        description="how long a batch that is not full waits for more when nothing is being computed; work gathers "
+        "anyway while the last batch is computed",
+    )
+    image_workers: int = Field(default=1, ge=1, description="threads that tokenize images")
+    spectrum_workers: int = Field(default=1, ge=1, description="threads that tokenize spectra")
+    number_workers: int = Field(default=1, ge=1, description="threads that tokenize numbers: photometry, coefficients")
+    deadline_seconds: float = Field(
+        default=60.0, gt=0, description="after which a request is given up; it may ask for less by `deadline_ms`"
+    )
+    max_delay_seconds: float = Field(
+        default=20.0, gt=0, description="a request that would wait longer for those before it is refused (429)"
+    )
+    max_requests: int = Field(default=256, ge=1, description="most requests inside at a time; others are refused (429)")
+    max_inflight_bytes: int = Field(
+        default=1 << 30, gt=0, description="most bytes of request bodies inside at a time; others are refused (429)"
+    )
     max_body_bytes: int = Field(default=256 << 20, gt=0, description="largest request body, in bytes")
     max_items: int = Field(default=10_000, gt=0, description="most objects in one request")
+    log_format: Literal["json", "text"] | None = Field(
+        default=None,
+        description="one JSON object a line, or text; default: text if standard error is a terminal, else json",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="from which level on the service logs; debug also logs health checks"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="OpenTelemetry collector that traces are sent to by OTLP over HTTP, e.g. http://localhost:4318; "
+        "needs the extra `otel`; none by default",
+    )
     redis_url: str | None = Field(default=None, description="Redis whose health /readyz reports; none by default")
 
     @property
     def model_folder(self) -> Path:
         """The checkpoint folder of the model. NotFound if it is not on this machine."""
         return resolve(self.model)
+
+    @property
+    def staffing(self) -> Staffing:
+        """How many threads of the service do what."""
+        from albireo.models.cpu import available_cores  # these need what the command line does not
+        from albireo.service.pipeline import Staffing
+
+        on_cpu = self.device == "cpu"
+        return Staffing(
+            {"image": self.image_workers, "spectrum": self.spectrum_workers, "numbers": self.number_workers},
+            self.encoders or ((self.threads or available_cores()) if on_cpu else 2),
+            self.batch_tokens or (4_096 if on_cpu else 65_536),
+            self.batch_wait_ms / 1e3,
+        )
 
     @property
     def collections_file(self) -> Path:

@@ -31,6 +31,14 @@ class Ticket:
         """A ticket whose deadline is so many seconds from now, None = none."""
         return cls(priority, None if seconds is None else time.monotonic() + seconds)
 
+    def narrow(self, milliseconds: float | None = None, priority: Priority | None = None) -> None:
+        """Take a priority, and a deadline so many milliseconds from now if that is earlier."""
+        if priority is not None:
+            self.priority = priority
+        if milliseconds is not None:
+            deadline = time.monotonic() + milliseconds / 1e3
+            self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+
     @property
     def cancelled(self) -> bool:
         return self._cancelled.is_set()

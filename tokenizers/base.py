@@ -99,13 +99,26 @@ class Tokenizer(nn.Module, ABC, Generic[P]):
     def check(self, payload: P) -> tuple[str, ...]:
         """QA flags of a payload; raises BadInput if it would give a meaningless token."""
 
-    @torch.inference_mode()
+    def check_each(self, payloads: Sequence[P]) -> list[tuple[str, ...] | BadInput]:
+        """The QA flags of each payload, or why it would give a meaningless token."""
+        out: list[tuple[str, ...] | BadInput] = []
+        for payload in payloads:
+            try:
+                out.append(self.check(payload))
+            except BadInput as error:
+                out.append(error)
+        return out
+
     def encode(self, payloads: Sequence[P]) -> Tensor:
         """Tokens (B, n) int64 of B payloads of equal length n. Raises BadInput for the first that fails its check."""
-        for payload in payloads:
-            self.check(payload)
-        if not payloads:
-            return torch.zeros(0, self.n_tokens, dtype=torch.int64)
+        for checked in self.check_each(payloads):
+            if isinstance(checked, BadInput):
+                raise checked
+        return self.encode_checked(payloads) if payloads else torch.zeros(0, self.n_tokens, dtype=torch.int64)
+
+    @torch.inference_mode()
+    def encode_checked(self, payloads: Sequence[P]) -> Tensor:
+        """`encode` of one payload or more that passed their check."""
         return torch.cat([self._encode(payload) for payload in payloads])
 
     @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,24 +65,45 @@ class ScalarTokenizer(Tokenizer[Scalar]):
         return self._quantizer.vocab_size
 
     def check(self, payload: Scalar) -> tuple[str, ...]:
+        (checked,) = self.check_each([payload])
+        if isinstance(checked, BadInput):
+            raise checked
+        return checked
+
+    def check_each(self, payloads: Sequence[Scalar]) -> list[tuple[str, ...] | BadInput]:
+        quantizer = self._quantizer
+        floor = -math.inf
+        if isinstance(quantizer, ReservoirQuantizer) and quantizer.scale == "log":
+            floor = quantizer.floor
+        covered = quantizer.covers(self._numbers(payloads))[:, 0].tolist()
+        below, beyond = (f"{self.row.key.removeprefix('tok_')}_below_floor",), (_saturated(self.row),)
+        return [
+            self._refusal(payload) or (below if payload.value <= floor else () if inside else beyond)
+            for payload, inside in zip(payloads, covered, strict=True)
+        ]
+
+    def _refusal(self, payload: Scalar) -> BadInput | None:
         if not abs(payload.value) <= LARGEST:
-            raise BadInput(
+            return BadInput(
                 "not_finite", f"the value is {payload.value}", field=self.row.name, fix="leave the modality out"
             )
         if payload.unit != self.row.unit:
-            raise BadInput(
+            return BadInput(
                 "unit_unknown", f"the unit is {payload.unit!r}, the model reads {self.row.unit!r}", field=self.row.name
             )
-        quantizer = self._quantizer
-        if isinstance(quantizer, ReservoirQuantizer) and quantizer.scale == "log" and payload.value <= quantizer.floor:
-            return (f"{self.row.key.removeprefix('tok_')}_below_floor",)
-        return () if quantizer.covers(self._number(payload)).all() else (_saturated(self.row),)
+        return None
 
-    def _number(self, payload: Scalar) -> Tensor:
-        return torch.tensor([[payload.value]], dtype=torch.float32, device=self.device)
+    def _numbers(self, payloads: Sequence[Scalar]) -> Tensor:
+        """(B, 1) float32."""
+        values = torch.tensor([payload.value for payload in payloads], dtype=torch.float64)
+        return values.float()[:, None].to(self.device)
+
+    def encode_checked(self, payloads: Sequence[Scalar]) -> Tensor:
+        """Element by element: what else is in the batch changes nothing."""
+        return self._quantizer.encode(self._numbers(payloads)).long()
 
     def _encode(self, payload: Scalar) -> Tensor:
-        return self._quantizer.encode(self._number(payload)).long()
+        return self.encode_checked([payload])
 
     def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
         """(B, 1) tokens -> (B, 1) values in the row's unit: by "aion-1" the largest that have the token."""
@@ -116,19 +139,34 @@ class CoefficientsTokenizer(Tokenizer[Coefficients]):
         return self._quantizer.vocab_size
 
     def check(self, payload: Coefficients) -> tuple[str, ...]:
+        (checked,) = self.check_each([payload])
+        if isinstance(checked, BadInput):
+            raise checked
+        return checked
+
+    def check_each(self, payloads: Sequence[Coefficients]) -> list[tuple[str, ...] | BadInput]:
+        out: list[tuple[str, ...] | BadInput] = [self._refusal(payload) or () for payload in payloads]
+        good = [i for i, checked in enumerate(out) if not isinstance(checked, BadInput)]
+        if good:
+            numbers = self.numbers(np.stack([payloads[i].values for i in good]))
+            for i, inside in zip(good, self._quantizer.covers(numbers).all(dim=1).tolist(), strict=True):
+                out[i] = () if inside else (_saturated(self.row),)
+        return out
+
+    def _refusal(self, payload: Coefficients) -> BadInput | None:
         shape = payload.values.shape
         if shape != (self.n_tokens,):
-            raise BadInput("shape_mismatch", f"{shape} coefficients, not ({self.n_tokens},)", field=self.row.name)
+            return BadInput("shape_mismatch", f"{shape} coefficients, not ({self.n_tokens},)", field=self.row.name)
         if not (np.abs(payload.values) <= LARGEST).all():
-            raise BadInput("not_finite", "a coefficient is not finite", field=self.row.name)
+            return BadInput("not_finite", "a coefficient is not finite", field=self.row.name)
         if self.relative and not payload.values[0] > FIRST_FLOOR:
-            raise BadInput(
+            return BadInput(
                 "value_out_of_range",
                 f"the first coefficient, which is the flux, is {payload.values[0]:g}",
                 field=self.row.name,
                 fix="leave the modality out",
             )
-        return () if self._quantizer.covers(self.numbers(payload.values[None])).all() else (_saturated(self.row),)
+        return None
 
     def numbers(self, coefficients: NDArray[np.float32]) -> Tensor:
         """(B, K) coefficients -> (B, K) what the codebooks are of."""
@@ -148,8 +186,12 @@ class CoefficientsTokenizer(Tokenizer[Coefficients]):
         stands_for = channel.decode(channel.encode(first), centre=self.preprocessing == ALBIREO_1)
         return stands_for.clamp(min=FIRST_FLOOR)
 
+    def encode_checked(self, payloads: Sequence[Coefficients]) -> Tensor:
+        """Element by element: what else is in the batch changes nothing."""
+        return self._quantizer.encode(self.numbers(np.stack([payload.values for payload in payloads]))).long()
+
     def _encode(self, payload: Coefficients) -> Tensor:
-        return self._quantizer.encode(self.numbers(payload.values[None])).long()
+        return self.encode_checked([payload])
 
     def _decode(self, tokens: Tensor, **target: Any) -> Tensor:
         """(B, K) tokens -> (B, K) coefficients: by "aion-1" the largest that have the token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,18 @@ class ToyEngine:
     def space(self, pooling: Pooling, normalize: bool = False) -> str:
         return f"toy@0123456789ab:{pooling}" + ":l2" * normalize
 
-    def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
+    def tokenize(
+        self, observations: Sequence[Observation], kinds: Collection[str] | None = None
+    ) -> list[Tokens | AlbireoError]:
         out: list[Tokens | AlbireoError] = []
         for observation in observations:
             lacking = observation.data.keys() - self.inputs.keys()
             assert not lacking, lacking
-            numbers = {key: _numbers(payload) for key, payload in observation.data.items()}
+            numbers = {
+                key: _numbers(payload)
+                for key, payload in observation.data.items()
+                if kinds is None or MODALITIES[key].kind in kinds
+            }
             if any(np.nanmax(np.abs(values)) > 1e6 for values in numbers.values()):
                 out.append(BadInput("value_out_of_range", "brighter than 1e6", field="flux"))
             else:
@@ -76,11 +82,17 @@ class ToyEngine:
                 out.append(Tokens(ids, flags=("toy",)))
         return out
 
-    def embed(self, tokens: Sequence[Tokens], pooling: Pooling = "mean") -> list[Embedding]:
+    def embed(self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean") -> list[Embedding]:
         assert self.gate.wait(30)
         if self.crash:
             raise RuntimeError("secret path")
-        return [self._embed(entry, pooling) for entry in tokens]
+        poolings = [pooling] * len(tokens) if isinstance(pooling, str) else pooling
+        return [self._embed(entry, how) for entry, how in zip(tokens, poolings, strict=True)]
+
+    def embed_each(
+        self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean"
+    ) -> list[Embedding | AlbireoError]:
+        return list(self.embed(tokens, pooling))
 
     def _embed(self, tokens: Tokens, pooling: Pooling) -> Embedding:
         per_token = {
@@ -163,8 +175,10 @@ class TellingEngine(ToyEngine):
         super().__init__()
         self.passes = 0
 
-    def tokenize(self, observations: Sequence[Observation]) -> list[Tokens | AlbireoError]:
-        out = super().tokenize(observations)
+    def tokenize(
+        self, observations: Sequence[Observation], kinds: Collection[str] | None = None
+    ) -> list[Tokens | AlbireoError]:
+        out = super().tokenize(observations, kinds)
         for i, observation in enumerate(observations):
             if all(isinstance(payload, Scalar) for payload in observation.data.values()) and isinstance(out[i], Tokens):
                 scaled = {key: np.rint(40 * _numbers(payload)) for key, payload in observation.data.items()}
