@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from albireo.observations.errors import AlbireoError, TooLarge, Unavailable
+from albireo.observations.errors import AlbireoError, Gone, Late, TooLarge, Unavailable
 from albireo.service.tickets import PRIORITIES, Priority, Ticket
 
 WEIGHT = 0.2
@@ -80,7 +80,11 @@ class Together(Generic[Given, Result]):
             self._woken.wait(self.ticket.remaining())
             if self._left:
                 self.ticket.check()
-        return [result for result in self._results if result is not None]
+        results = [result for result in self._results if result is not None]
+        for result in results:
+            if isinstance(result, Gone | Late):
+                raise result
+        return results
 
 
 @dataclass
@@ -244,7 +248,7 @@ class Batcher(Generic[Given, Result]):
                     gone += mine
             self._changed.notify_all()
         for work in gone:
-            work.settle(_ended(ticket, self.clock()) or Unavailable("cancelled", "the request was taken back"))
+            work.settle(Gone("cancelled", "the request was taken back"))
 
 
 def _ended(ticket: Ticket, now: float) -> AlbireoError | None:
