@@ -14,13 +14,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from albireo.observations.errors import AlbireoError, Busy, TooLarge, Unavailable
-from albireo.service.problems import MEDIA_TYPE, problem, retry_after, status_of
+from albireo.service.problems import document
 from albireo.service.tickets import Ticket
-from albireo.service.watch import UNWATCHED, Watch
 
 WEIGHT = 0.1
 """Of the last request in the mean time between two that leave."""
@@ -149,8 +147,8 @@ class Place:
 class Admit:
     """Lets requests in that make work: every POST but those to other addresses than /v1 and /v2."""
 
-    def __init__(self, app: ASGIApp, admission: Admission, deadline_seconds: float, watch: Watch = UNWATCHED) -> None:
-        self.app, self.admission, self.deadline_seconds, self.watch = app, admission, deadline_seconds, watch
+    def __init__(self, app: ASGIApp, admission: Admission, deadline_seconds: float) -> None:
+        self.app, self.admission, self.deadline_seconds = app, admission, deadline_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         works = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(("/v1/", "/v2/"))
@@ -198,9 +196,6 @@ class Admit:
             place.leave(status == 200)
 
     async def _refuse(self, error: AlbireoError, scope: Scope, receive: Receive, send: Send) -> None:
-        self.watch.refused(error.code)
-        status = status_of(error)
-        headers = {"Retry-After": retry_after(error)} if status in (429, 503) else {}
-        body = problem(error, scope.get("state", {}).get("request_id", ""))
+        answer = document(error, scope["path"], scope.get("state", {}).get("request_id", ""))
         with suppress(OSError):
-            await JSONResponse(body, status, headers, MEDIA_TYPE)(scope, receive, send)
+            await answer(scope, receive, send)

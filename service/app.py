@@ -9,11 +9,12 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from albireo.observations.spaces import identity
-from albireo.service import openapi, problems
+from albireo.service import oip_rest, openapi, problems
 from albireo.service.admission import Admission, Admit
 from albireo.service.bodies import Limits
 from albireo.service.core import Core
 from albireo.service.observing import Observe, Telemetry
+from albireo.service.oip import Models
 from albireo.service.readiness import KnownAnswer, Readiness, Report
 from albireo.service.routes import Doors, router
 from albireo.service.settings import Settings, read_settings
@@ -51,13 +52,19 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readiness.start()
         yield
-        admission.close()
+        drain()
         core.close()
         telemetry.close()
+
+    def drain() -> None:
+        """Begin nothing new; what was let in is answered."""
+        readiness.drain()
+        admission.close()
 
     app = FastAPI(
         title="Albireo", version=version("albireo"), description=DESCRIPTION, lifespan=lifespan, redoc_url=None
     )
+    app.state.drain = drain
     app.add_middleware(Admit, admission=admission, deadline_seconds=settings.deadline_seconds)
     app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(Observe, telemetry=telemetry)  # the last is the outermost: it also sees what the others refuse
@@ -65,6 +72,7 @@ def create_app(
     openapi.install(app)
     install_metrics(app, telemetry.metrics)
     app.include_router(router(Doors(core, settings, readiness)))
+    app.include_router(oip_rest.router(oip_rest.OipDoors(Models(core), settings, readiness)))
     return app
 
 

@@ -40,6 +40,7 @@ from albireo.observations.observation import (
 )
 from albireo.observations.spaces import same_space
 from albireo.service.core import Core
+from albireo.service.tickets import Ticket
 
 PROBE = "probe-1"
 """Name of the probe's formula; another formula gets another name."""
@@ -187,6 +188,16 @@ class Readiness:
         self._last: Report | None = None
         self._last_time = 0.0
         self._first: KnownAnswer | None = None
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on the service is not ready: it answers what it has begun, and is given nothing new."""
+        self._draining = True
+
+    @property
+    def started(self) -> bool:
+        """Whether the first probes came back good: what is needed is loaded, and computes."""
+        return self._first is not None
 
     def start(self) -> threading.Thread:
         """Let the probes run, unless they are running; returns at once."""
@@ -198,6 +209,8 @@ class Readiness:
 
     def report(self) -> Report:
         """The state of every capability. Waits at most `wait_seconds`; then the last report counts for a while."""
+        if self._draining:
+            return Report(False, "the service is shutting down", self._last.capabilities if self._last else {})
         if self._last is None or time.monotonic() - self._last_time > self.fresh_seconds:
             self.start().join(self.wait_seconds)
         last, age = self._last, time.monotonic() - self._last_time
@@ -223,7 +236,10 @@ class Readiness:
         return Report(not broken, reason, capabilities)
 
     def _embed(self) -> str:
-        now = answer(self.core.engine)
+        # Through the queues, like everything else: workers that do not work are seen.
+        now = answer(self.core.on(Ticket.within(BUSY_SECONDS)).engine)
+        if self.core.pipeline is not None and self.core.pipeline.dead:
+            raise WrongAnswer(f"workers have ended: {', '.join(self.core.pipeline.dead)}")
         if not np.isfinite(now.values).all() or not now.values.any():
             raise WrongAnswer("the probe's embedding is not finite or is zero")
         known = self.known()
