@@ -38,12 +38,14 @@ class Tokens:
 @dataclass(frozen=True)
 class Embedding:
     """Of one object. `values` is (D,) for "mean", (M, D) for "mean_per_modality", (N, D) for "tokens", float32;
-    `modalities` names the modality keys that contributed ("mean"), or that of each row."""
+    `modalities` names the modality keys that contributed ("mean"), or that of each row; `cached` says whether it was
+    computed before."""
 
     pooling: Pooling
     values: NDArray[np.float32]
     modalities: tuple[str, ...]
     n_tokens: int
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,17 @@ class Engine(Protocol):
     def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
         """(n_tokens,) True where a token of a modality stands for any part of a region: x0, y0, x1, y1 in pixels of
         an image, low, high in Angstrom of a spectrum (see `Tokenizer.positions`)."""
+
+
+class CodecEngine(Engine, Protocol):
+    """An Engine that says what its tokens depend on, so that they can be kept."""
+
+    def codec(self, key: str) -> str:
+        """What decides the tokens and flags of a payload of a modality, beside the payload: equal for engines that give
+        equal ones, whatever their encoders are."""
+
+    def grid(self, key: str) -> tuple[int, int]:
+        """(height, width) of the tokens of a modality: `n_tokens` in all; row 0 is the bottom of a picture."""
+
+    def object_flags(self, observation: Observation) -> tuple[str, ...]:
+        """QA flags that are of the object and of none of its modalities; `tokenize` gives them first."""

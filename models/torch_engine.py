@@ -22,7 +22,7 @@ from albireo.models.engine import POOLINGS, Embedding, Numerics, Pooling, Tokens
 from albireo.models.transformer import Packed, Queries, Transformer, TransformerConfig
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
-from albireo.observations.observation import Observation, Payload
+from albireo.observations.observation import Observation
 from albireo.tokenizers.bank import TokenizerBank
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint, TokenSpec
 from albireo.tokenizers.domain import domain_flags
@@ -128,8 +128,8 @@ class TorchEngine:
                 errors[i] = BadInput(
                     "nothing_to_embed", f"object {observation.id!r} has no modality", field=observation.id
                 )
-            elif self.checkpoint.of_aion and first in keys:
-                flags[i] += domain_flags(observation)
+            elif first in keys:
+                flags[i] += self.object_flags(observation)
         with self._cores.share():
             for key in keys:
                 at = [i for i, one in enumerate(observations) if key in one.data and errors[i] is None]
@@ -140,7 +140,7 @@ class TorchEngine:
                         errors[i] = self.checkpoint.inputs.lack(key)
                     continue
                 payloads = [observations[i].data[key] for i in at]
-                for i, result in zip(at, self._tokens(key, payloads), strict=True):
+                for i, result in zip(at, self.bank.tokens(key, payloads), strict=True):
                     if isinstance(result, AlbireoError):
                         errors[i] = result
                     else:
@@ -148,19 +148,13 @@ class TorchEngine:
                         flags[i] += result[1]
         return [errors[i] or Tokens(ids[i], flags=tuple(dict.fromkeys(flags[i]))) for i in range(len(observations))]
 
-    def _tokens(
-        self, key: str, payloads: Sequence[Payload]
-    ) -> list[tuple[NDArray[np.int64], tuple[str, ...]] | AlbireoError]:
-        """Tokens and flags of each payload of a modality, or why it has none."""
-        tokenizer = self.bank[key]
-        checked = tokenizer.check_each(payloads)
-        good = [payload for payload, one in zip(payloads, checked, strict=True) if not isinstance(one, BadInput)]
-        several = MODALITIES[key].kind in ("scalar", "coefficients")  # else objects can be of different lengths
-        if several and good:
-            made = iter(tokenizer.encode_checked(good).cpu().numpy())
-        else:
-            made = (tokenizer.encode_checked([payload])[0].cpu().numpy() for payload in good)
-        return [one if isinstance(one, BadInput) else (next(made), one) for one in checked]
+    def object_flags(self, observation: Observation) -> tuple[str, ...]:
+        """QA flags of an object as a whole: what lies outside AION-1's training domain, of a checkpoint that has it."""
+        return domain_flags(observation) if self.checkpoint.of_aion else ()
+
+    def codec(self, key: str) -> str:
+        """What decides the tokens of a modality: its codec, and what its networks compute in and on."""
+        return ":".join((self.checkpoint.codec_fingerprint(key), self.numerics.tokens, self.device.type))
 
     def embed(self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean") -> list[Embedding]:
         """Embedding of each object; `pooling` of all, or of each. Raises the first error if one has none."""
@@ -190,9 +184,7 @@ class TorchEngine:
                 if sequence:
                     sequences[i] = sequence
                 else:
-                    out[i] = BadInput(
-                        "nothing_to_embed", "no token is left", fix="give at least one unmasked modality"
-                    )
+                    out[i] = BadInput("nothing_to_embed", "no token is left", fix="give at least one unmasked modality")
         at = list(sequences)
         with self._cores.share():
             for batch, states in self._encoded(list(sequences.values())):
@@ -251,6 +243,10 @@ class TorchEngine:
     def wavelength(self, key: str) -> NDArray[np.float32]:
         """(L,) Angstrom of the `values` of a spectrum; empty for other modalities."""
         return self.bank[key].wavelength
+
+    def grid(self, key: str) -> tuple[int, int]:
+        """(height, width) of the tokens of a modality."""
+        return self.bank[key].grid
 
     def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
         """(n_tokens,) True where a token of a modality stands for any part of a region (see `Tokenizer.positions`)."""

@@ -23,6 +23,7 @@ from typing import Any
 import fastavro
 import numpy as np
 
+from albireo.observations.avro_bounds import check_avro
 from albireo.observations.bands import band_name
 from albireo.observations.epochs import light_curve, mjd_from_jd
 from albireo.observations.errors import AlbireoError, BadInput
@@ -95,6 +96,7 @@ def _registry_id(head: bytes) -> int | None:
 
 def _records(source: Source) -> Iterator[Record]:
     try:
+        check_avro(source)
         for record in fastavro.reader(io.BytesIO(source.content)):
             if not isinstance(record, dict):
                 raise BadInput("damaged_file", "Avro: not a record", file=source.name)

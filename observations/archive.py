@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.observations.errors import BadInput, TooLarge
+from albireo.observations.errors import BadInput
 from albireo.observations.source import Source
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What numpy writes."""
 
 
 def sniff_npz(source: Source) -> bool:
@@ -42,8 +45,13 @@ class Archive:
             self._zip = zipfile.ZipFile(io.BytesIO(source.content))
             members = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]
         declared = sum(info.file_size for info in members)
-        if declared > source.limit:
-            raise TooLarge("too_large", f"arrays of {declared} bytes, the limit is {source.limit}", file=source.name)
+        source.unfold(declared, "arrays")
+        if odd := next((info for info in members if info.compress_type not in _METHODS), None):
+            # zipfile unfolds the others without a bound.
+            raise BadInput(
+                "damaged_file", f"zip method {odd.compress_type}", file=source.name, field=odd.filename,
+                fix="save it with numpy.savez or numpy.savez_compressed",
+            )  # fmt: skip
         self._members = {info.filename.removesuffix(".npy"): info for info in members}
         if len(self._members) != len(members):
             raise BadInput("damaged_file", "two arrays have one name", file=source.name)
@@ -130,7 +138,7 @@ class Archive:
             # The header alone decides how much is allocated, so it must not say more than is there.
             if expected != info.file_size - stream.tell():
                 raise BadInput("damaged_file", f"its header says {expected} bytes of data", field=name)
-            data = stream.read()
+            data = stream.read(expected)  # whatever is behind it
         if len(data) != expected:
             raise BadInput("damaged_file", "shorter than its header says", file=self._source.name, field=name)
         array: NDArray[Any] = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
@@ -151,6 +159,8 @@ class Archive:
                 field=name,
                 fix="save it as numbers or as text of fixed width (dtype U or S)",
             )
+        if math.prod(shape) * dtype.itemsize == 0 and math.prod(n or 1 for n in shape) > self._source.limit:
+            raise BadInput("damaged_file", f"{dtype} of shape {shape}, elements without bytes", field=name)
         return shape, fortran, dtype
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Tables as columns: CSV, ECSV, FITS binary tables, Parquet and VOTable become the same plain arrays.
+"""Tables as columns: CSV, ECSV, FITS binary tables, Parquet, Arrow and VOTable become the same plain arrays.
 
     column_names   what a table calls its columns: cheap, for telling formats apart
     load_columns   the whole table
@@ -12,16 +12,18 @@ from __future__ import annotations
 import csv
 import io
 import re
+import struct
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from astropy.io.votable.exceptions import VOWarning
@@ -29,12 +31,13 @@ from astropy.table import Table
 from astropy.table.meta import YamlParseError, get_header_from_yaml
 from numpy.typing import NDArray
 
+from albireo.observations.arrow import arrow_kind, arrow_schema, arrow_table
 from albireo.observations.errors import BadInput, TooLarge
 from albireo.observations.observation import Bools, Doubles
 from albireo.observations.source import Source
 from albireo.observations.votables import refuse_references
 
-TableKind = Literal["csv", "ecsv", "fits", "parquet", "votable"]
+TableKind = Literal["arrow", "csv", "ecsv", "fits", "parquet", "votable"]
 
 _LOOK = 1 << 16
 """Bytes looked at to tell a text table from other text."""
@@ -84,9 +87,10 @@ class Columns:
 
     def find(self, *names: str) -> Column | None:
         """The one column with any of these names, upper or lower case alike."""
-        wanted = {name.lower() for name in names}
-        found = [column for column in self.columns if column.name.lower() in wanted]
-        if len(found) > 1:
+        found: list[Column] = []
+        for name in names:
+            found += self._by_name.get(name.lower(), ())
+        if len(found) > 1 and len(found := [c for c in self.columns if any(c is one for one in found)]) > 1:
             raise BadInput(
                 "alias_ambiguous",
                 f"columns {', '.join(repr(c.name) for c in found)} can all be {names[0]!r}",
@@ -94,6 +98,19 @@ class Columns:
                 fix=f"say which with columns: {names[0]}=<column>",
             )
         return found[0] if found else None
+
+    @property
+    def present(self) -> Set[str]:
+        """Names in lower case."""
+        return self._by_name.keys()
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Column]]:
+        """Columns by their name in lower case."""
+        found: dict[str, list[Column]] = {}
+        for column in self.columns:
+            found.setdefault(column.name.lower(), []).append(column)
+        return found
 
     def named(self, name: str) -> Column:
         """The column that an option names, exactly as written or, if there is one only, in another case."""
@@ -114,8 +131,9 @@ class Columns:
 def table_kind(source: Source) -> TableKind | None:
     """Which kind of table the bytes are, or None."""
     head = source.content[:_LOOK]
-    if head[:4] == b"PAR1":
-        return "parquet"
+    kind = arrow_kind(source)
+    if kind is not None:
+        return kind
     if source.is_fits:
         return "fits"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
@@ -126,6 +144,14 @@ def table_kind(source: Source) -> TableKind | None:
 
 
 _NAMES: weakref.WeakKeyDictionary[Source, tuple[str, ...]] = weakref.WeakKeyDictionary()
+_LOWER: weakref.WeakKeyDictionary[Source, frozenset[str]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Source, Columns] = weakref.WeakKeyDictionary()
+
+
+def know(source: Source, table: Columns) -> None:
+    """`load_columns(source)` shall give this table, without reading it."""
+    _KNOWN[source] = table
+    _NAMES[source] = tuple(column.name for column in table.columns)
 
 
 def column_names(source: Source) -> tuple[str, ...]:
@@ -142,11 +168,15 @@ def column_names(source: Source) -> tuple[str, ...]:
 
 def lower_names(source: Source) -> frozenset[str]:
     """The table's column names in lower case."""
-    return frozenset(name.lower() for name in column_names(source))
+    if source not in _LOWER:
+        _LOWER[source] = frozenset(name.lower() for name in column_names(source))
+    return _LOWER[source]
 
 
 def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
     """The table; columns of `text` (lower case) are text however they look, so that "000006" stays what it is."""
+    if source in _KNOWN:
+        return _KNOWN[source]
     kind = table_kind(source)
     if kind is None:
         raise BadInput("unknown_format", "not a table that is read here", file=source.name)
@@ -156,8 +186,8 @@ def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
     try:
         if kind == "csv":
             return _load_csv(source, wanted)
-        if kind == "parquet":
-            return _load_parquet(source)
+        if kind == "parquet" or kind == "arrow":
+            return _load_arrow(kind, source)
         return _load_votable(source) if kind == "votable" else _load_ecsv(source)
     except (
         OSError,
@@ -165,6 +195,7 @@ def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
         TypeError,
         KeyError,
         IndexError,
+        struct.error,
         pa.ArrowException,
         YamlParseError,
         ExpatError,
@@ -216,8 +247,8 @@ def _is_number(text: str) -> bool:
 
 def _peek(source: Source) -> tuple[str, ...]:
     kind = table_kind(source)
-    if kind == "parquet":
-        return tuple(pyarrow.parquet.read_schema(io.BytesIO(source.content)).names)
+    if kind == "parquet" or kind == "arrow":
+        return tuple(arrow_schema(source).names)
     if kind == "fits":
         with fits.open(io.BytesIO(source.content), memmap=False, lazy_load_hdus=True) as hdus:
             table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
@@ -257,15 +288,12 @@ def _load_csv(source: Source, text: set[str]) -> Columns:
             strings_can_be_null=True,
         ),
     )  # fmt: skip
-    return Columns("csv", table.num_rows, tuple(_arrow_column(table, name, None) for name in names))
+    return Columns("csv", table.num_rows, tuple(_arrow_column(table, name, None, source) for name in names))
 
 
-def _load_parquet(source: Source) -> Columns:
-    file = pyarrow.parquet.ParquetFile(io.BytesIO(source.content))
-    size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-    if size > source.limit:
-        raise TooLarge("too_large", f"{size} bytes when decompressed, the limit is {source.limit}", file=source.name)
-    table = file.read(use_threads=False)
+def _load_arrow(kind: TableKind, source: Source) -> Columns:
+    """Parquet and Arrow: units are where astropy keeps them, or the metadata `unit` of a field."""
+    table = arrow_table(source)
     _refuse_twins(table.column_names, source)
     raw = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
     units: dict[str, str] = {}
@@ -281,40 +309,53 @@ def _load_parquet(source: Source) -> Columns:
     for item in table.schema:
         if item.metadata and item.metadata.get(b"unit"):
             units[item.name] = item.metadata[b"unit"].decode()
-    columns = tuple(_arrow_column(table, name, units.get(name)) for name in table.column_names)
-    return Columns("parquet", table.num_rows, columns, meta)
+    columns = tuple(_arrow_column(table, name, units.get(name), source) for name in table.column_names)
+    return Columns(kind, table.num_rows, columns, meta)
 
 
-def _arrow_column(table: Any, name: str, unit: str | None) -> Column:
+def _arrow_column(table: Any, name: str, unit: str | None, source: Source) -> Column:
     """An Arrow column as numpy: integers stay integers also where some are null."""
     chunk = table.column(name).combine_chunks()
-    if pa.types.is_dictionary(chunk.type):
-        chunk = chunk.dictionary_decode()
     missing = np.asarray(chunk.is_null().to_numpy(zero_copy_only=False), bool)
     kind = chunk.type
     values: NDArray[Any]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        cells = chunk.to_pylist()
-        lengths = {len(cell) for cell in cells if cell is not None}
-        if len(lengths) == 1:
-            blank = [np.nan] * lengths.pop()
-            values = np.array([blank if cell is None else cell for cell in cells])
-        else:
-            values = np.empty(len(cells), object)
-            values[:] = cells
+        values = _arrow_lists(chunk)
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         values = chunk.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False)
     elif pa.types.is_floating(kind):
         values = chunk.to_numpy(zero_copy_only=False)
     elif pa.types.is_decimal(kind):
         values = chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        values = np.array(["" if cell is None else cell for cell in chunk.to_pylist()], dtype=np.str_)
     elif pa.types.is_null(kind):
         values = np.full(len(chunk), np.nan)
     else:
-        values = np.array(["" if cell is None else str(cell) for cell in chunk.to_pylist()], dtype=np.str_)
+        cells = ["" if cell is None else str(cell) for cell in chunk.to_pylist()]
+        size = 4 * len(cells) * max(map(len, cells), default=0)
+        if size > source.limit:  # every cell takes as much as the longest
+            raise TooLarge(
+                "too_large", f"{size} bytes of text, the limit is {source.limit}", file=source.name, field=name
+            )
+        values = np.array(cells, dtype=np.str_)
     return Column(name, np.array(values), missing, unit)
+
+
+def _arrow_lists(chunk: Any) -> NDArray[Any]:
+    """(T, K) if all lists are as long, else (T,) of lists; a missing one is NaN."""
+    lengths = np.unique(pc.drop_null(pc.list_value_length(chunk)).to_numpy())
+    inner = chunk.flatten()
+    plain = pa.types.is_floating(inner.type) or pa.types.is_signed_integer(inner.type)
+    if plain and len(lengths) == 1 and not chunk.null_count and not inner.null_count:
+        wide = np.float64 if pa.types.is_floating(inner.type) else np.int64
+        flat: NDArray[Any] = inner.to_numpy(zero_copy_only=False).astype(wide)
+        return flat.reshape(len(chunk), int(lengths[0]))
+    cells = chunk.to_pylist()
+    if len(lengths) == 1:
+        blank = [np.nan] * int(lengths[0])
+        return np.array([blank if cell is None else cell for cell in cells])
+    values = np.empty(len(cells), object)
+    values[:] = cells
+    return values
 
 
 def _load_fits(source: Source) -> Columns:

@@ -97,11 +97,15 @@ CODES: dict[str, str] = {
     "object_unknown": "no such object",
     "collection_damaged": "the collection file is corrupt",
     "storage_unavailable": "a file cannot be read or written now: disk full, locked or not allowed",
+    # long runs
+    "run_unfinished": "an earlier run into this output is not finished, or another process is at it",
+    "run_differs": "a run that is to go on was of other inputs or options, or of another model",
     # requests
     "request_invalid": "a request that cannot be understood",
     "route_unknown": "there is no such address",
     "method_not_allowed": "the address does not know this method",
     "content_type": "a content type that is not read here",
+    "not_acceptable": "no format that was asked for can hold the answer",
     "too_large": "over a stated limit",
     "dependency_missing": "an optional part of the installation is missing",
     "not_ready": "the service is starting, draining or broken",

@@ -1,10 +1,10 @@
 """Gaia XP continuous spectra: 55 basis coefficients of BP and 55 of RP for each source.
 
-Read from CSV, ECSV, FITS, VOTable or Parquet. The photometers are told by column name, never by order: bp_coefficients,
-bp_coefficient_errors, rp_coefficients, rp_coefficient_errors. Arrays may be arrays, or text such as "(1.0, 2.0, ..)" or
-"[1.0, 2.0, ..]". source_id is a 64-bit integer and becomes text digit by digit. Coefficients are in electron / s, as
-the archive documents. Mean fluxes and the parallax, if they are there, become scalars; magnitudes become extras (Vega,
-not corrected for extinction).
+Read from CSV, ECSV, FITS, VOTable, Parquet or Arrow. The photometers are told by column name, never by order:
+bp_coefficients, bp_coefficient_errors, rp_coefficients, rp_coefficient_errors. Arrays may be arrays, or text such as
+"(1.0, 2.0, ..)" or "[1.0, 2.0, ..]". source_id is a 64-bit integer and becomes text digit by digit. Coefficients are in
+electron / s, as the archive documents. Mean fluxes and the parallax, if they are there, become scalars; magnitudes
+become extras (Vega, not corrected for extinction).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read_xp(source: Source, options: ReadOptions, companions: Sequence[Source]) 
                 raise BadInput("value_missing", "the row has no source_id", field="source_id", fix="name every source")
             items.append(_observe(source, options, table, columns, factors, identifier(ids.values[number]), number))
         except AlbireoError as error:
-            items.append(of_row(error, source.name, f"row {number}"))
+            items.append(of_row(error, source.name, f"row {source.first_row + number}"))
     return items
 
 
@@ -251,5 +251,5 @@ def _convert(column: Column, unit: str) -> float:
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
-    ("gaia_xp", "Gaia XP continuous coefficients (CSV, ECSV, FITS, VOTable, Parquet)", sniff_xp, read_xp),
+    ("gaia_xp", "Gaia XP continuous coefficients (CSV, ECSV, FITS, VOTable, Parquet, Arrow)", sniff_xp, read_xp),
 )

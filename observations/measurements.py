@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Taken:
 
 def table_survey(table: Columns, options: ReadOptions) -> str | None:
     """Whose table it is: stated by option or metadata, or told by columns that only one survey's tables have."""
-    present = {column.name.lower() for column in table.columns}
+    present = table.present
     signed = [name for name, sets in SIGNATURES.items() if any(needed <= present for needed in sets)]
     stated = [survey_name(str(text)) for text in (options.survey, table.meta.get("survey")) if text]
     if len(set(stated)) > 1:
@@ -97,9 +98,9 @@ def measurements(table: Columns, options: ReadOptions, survey: str | None, taken
 
 
 def _documented(table: Columns, options: ReadOptions, survey: str | None, taken: Taken) -> Iterator[Measured]:
-    used_before = frozenset(taken.names)
+    wanted = table.present - taken.names
     for row in MEASUREMENTS:
-        if row.column in used_before or not (row.sure or row.survey == survey):
+        if row.column not in wanted or not (row.sure or row.survey == survey):
             continue
         column = table.find(row.column)
         if column is None or (column.values.ndim == 2) != (row.index is not None):
@@ -206,20 +207,31 @@ def _errors(table: Columns, names: tuple[str, ...], index: int | None, taken: Ta
 
 def _screened(numbers: Doubles, form: Form) -> tuple[Doubles, Bools, Bools]:
     """values, missing, undetected: NaN and sentinels are missing; inf, and 99 of a magnitude, is not detected."""
-    undetected = np.isinf(numbers) if form != "other" else np.zeros(len(numbers), bool)
-    missing = np.isnan(numbers) | (np.isinf(numbers) & ~undetected)
+    finite = np.isfinite(numbers)
+    if finite.all():
+        missing, undetected = np.zeros((2, len(numbers)), bool)
+    else:
+        undetected = np.isinf(numbers) & (form != "other")
+        missing = ~finite & ~undetected
     if form == "mag":
         undetected |= _one_of(numbers, UNDETECTED_MAGNITUDES)
         missing |= _one_of(numbers, MISSING_MAGNITUDES) | (numbers == 0.0)
     else:
         missing |= _one_of(numbers, MISSING_VALUES)
-    return np.where(missing | undetected, np.nan, numbers), missing, undetected
+    gone = missing | undetected
+    return np.where(gone, np.nan, numbers) if gone.any() else numbers, missing, undetected
 
 
 def _one_of(numbers: Doubles, values: tuple[float, ...]) -> Bools:
     """Equal as float32 too: -99.9 is stored as -99.9000015 there."""
-    both = {*values, *(float(np.float32(v)) for v in values)}
-    return np.isin(numbers, sorted(both))
+    out: Bools = (numbers == _both(values)).any(axis=0)
+    return out
+
+
+@lru_cache
+def _both(values: tuple[float, ...]) -> Doubles:
+    """(K, 1) the values, and what they are as float32."""
+    return np.array(sorted({*values, *(float(np.float32(v)) for v in values)}))[:, np.newaxis]
 
 
 # Columns that the user names
@@ -227,6 +239,8 @@ def _one_of(numbers: Doubles, values: tuple[float, ...]) -> Bools:
 
 def _mapped(table: Columns, options: ReadOptions, survey: str | None, taken: Taken) -> Iterator[Measured]:
     """Entries of ReadOptions.columns that are measurements: a documented name, a band, or "<camera>-<band>"."""
+    if not options.columns:
+        return
     ours = [row for row in MEASUREMENTS if row.index is None and (row.name in MODALITIES or row.unit.endswith("mag"))]
     documented = {row.column: row for row in ours} | {row.name: row for row in ours if row.name in MODALITIES}
     for key, name in options.columns.items():

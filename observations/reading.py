@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from albireo.observations import gaia, images, lightcurves, packed, shards, spectra, table_catalogs, tables
-from albireo.observations.errors import AlbireoError, BadInput, UnknownFormat
+from albireo.observations.errors import AlbireoError, BadInput, TooLarge, UnknownFormat
 from albireo.observations.modalities import LABEL_KEYS, modality
 from albireo.observations.observation import Observation, Scalar
 from albireo.observations.options import ReadOptions
@@ -92,6 +92,8 @@ def read_files(sources: Sequence[Source], options: ReadOptions | None = None) ->
             kinds.append(detect(source))
         except AlbireoError as error:
             kinds.append(error.at(file=source.name))
+        except (MemoryError, RecursionError) as error:
+            kinds.append(_too_much(error, source))
     partners: dict[int, list[int]] = {}
     owner: dict[int, int] = {}
     for i, row in enumerate(kinds):
@@ -116,6 +118,8 @@ def _read_one(source: Source, row: Format, options: ReadOptions, companions: Seq
             raise BadInput("empty_file", "the file holds no object", file=source.name)
     except AlbireoError as error:
         return FileReport(source.name, row.name, error=error.at(file=source.name))
+    except (MemoryError, RecursionError) as error:
+        return FileReport(source.name, row.name, error=_too_much(error, source))
     done: list[Item] = []
     for item in items:
         try:
@@ -125,8 +129,16 @@ def _read_one(source: Source, row: Format, options: ReadOptions, companions: Seq
     return FileReport(source.name, row.name, tuple(done))
 
 
+def _too_much(error: Exception, source: Source) -> AlbireoError:
+    """A file that takes more memory, or is nested deeper, than there is room for, where nothing else has told so."""
+    what = "memory" if isinstance(error, MemoryError) else "nesting"
+    return TooLarge("too_large", f"reading it takes more {what} than there is", file=source.name)
+
+
 def _with_tokens(observation: Observation, options: ReadOptions) -> Observation:
     """Metadata becomes a token only when `options.tokens` names it."""
+    if not options.tokens:
+        return observation
     data = dict(observation.data)
     for name in options.tokens:
         row = modality(name)
@@ -138,4 +150,4 @@ def _with_tokens(observation: Observation, options: ReadOptions) -> Observation:
         if value is None:
             raise BadInput("value_missing", f"object {observation.id!r} has no {name}", field=name)
         data[row.key] = Scalar(float(value), row.unit)
-    return replace(observation, data=data) if options.tokens else observation
+    return replace(observation, data=data)

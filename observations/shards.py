@@ -1,4 +1,4 @@
-"""Observations in Parquet, whole: one object a row, one column a modality, as `albireo simulate` writes them.
+"""Observations in Parquet or Arrow, whole: one object a row, one column a modality, as `albireo simulate` writes them.
 
 A file says of itself that it is one: its schema has the metadata `albireo.observations`. Columns:
     id, ra, dec, flags     the object; degrees ICRS or null
@@ -10,9 +10,9 @@ vacuum, and every number is in the unit of its modality.
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from albireo.observations.arrow import arrow_kind, arrow_schema, arrow_table
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import IMAGE_SIZE, LABEL_KEYS, MODALITIES, Kind, Modality
 from albireo.observations.observation import (
@@ -163,21 +164,22 @@ def _lists(values: Sequence[NDArray[Any] | None], how: str) -> pa.ListArray:
 
 
 def is_shard(source: Source) -> bool:
-    """Parquet that says it holds whole observations."""
-    if source.content[:4] != b"PAR1" or MARK not in source.content:
+    """Parquet or Arrow that says it holds whole observations."""
+    if arrow_kind(source) is None or MARK not in source.content:
         return False
     try:
-        return MARK in (pq.read_schema(io.BytesIO(source.content)).metadata or {})
+        return MARK in (arrow_schema(source).metadata or {})
     except (pa.ArrowException, OSError, ValueError):
         return False
 
 
 def read_shard(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """One observation per row, or the error of that row."""
+    kind = {"parquet": "Parquet", "arrow": "Arrow"}[arrow_kind(source) or "parquet"]
     try:
-        table = pq.read_table(io.BytesIO(source.content)).combine_chunks()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadInput("damaged_file", f"Parquet: {error}", file=source.name, fix="fetch the file again") from error
+        table = arrow_table(source)
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+        raise BadInput("damaged_file", f"{kind}: {error}", file=source.name, fix="fetch the file again") from error
     version = table.schema.metadata[MARK]
     if version != VERSION:
         raise BadInput(
@@ -202,7 +204,7 @@ def read_shard(source: Source, options: ReadOptions, companions: Sequence[Source
         try:
             items.append(_observation(cells, flag, columns, i, source))
         except AlbireoError as error:
-            items.append(of_row(error, source.name, f"row {i}"))
+            items.append(of_row(error, source.name, f"row {source.first_row + i}"))
     return items
 
 
@@ -387,5 +389,5 @@ def check(row: Modality, payload: Payload) -> None:
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
-    ("albireo", "Parquet with whole observations, as `albireo simulate` writes it", is_shard, read_shard),
+    ("albireo", "Parquet or Arrow with whole observations, as `albireo simulate` writes it", is_shard, read_shard),
 )

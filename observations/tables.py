@@ -1,4 +1,4 @@
-"""Scalar tables: CSV, ECSV, FITS binary tables, Parquet and VOTable, one object per row.
+"""Scalar tables: CSV, ECSV, FITS binary tables, Parquet, Arrow and VOTable, one object per row.
 
 Measurements become tokens' values or extras, each with its convention; redshift, class and position are metadata.
 `z` alone may be a band or a redshift: it is the band beside bare g, r, i and a redshift column, the redshift beside
@@ -115,7 +115,8 @@ class _Rows:
         for row, name in enumerate(self.ids):
             try:
                 if not name:
-                    raise BadInput("value_missing", f"row {row} has no id", field="id", fix="give each row an id")
+                    place = self.source.first_row + row
+                    raise BadInput("value_missing", f"row {place} has no id", field="id", fix="give each row an id")
                 if seen[name] > 1:
                     raise BadInput(
                         "id_duplicate", f"{seen[name]} rows have the id {name!r}", field="id", fix="keep one of them"
@@ -194,7 +195,7 @@ def row_ids(table: Columns, options: ReadOptions, source: Source, taken: Taken) 
     if column is not None:
         return exact_ids(column), ()
     stem = PurePath(source.name).name.split(".")[0]
-    return [f"{stem}-{row}" for row in range(table.rows)], ("row_id",)
+    return [f"{stem}-{source.first_row + row}" for row in range(table.rows)], ("row_id",)
 
 
 def _positions(table: Columns, options: ReadOptions, taken: Taken) -> tuple[Doubles | None, Doubles | None]:
@@ -234,7 +235,7 @@ def _degrees(column: Column, hours: bool) -> Doubles:
 
 def _redshift(table: Columns, options: ReadOptions, taken: Taken) -> Doubles | None:
     """Redshifts (N,), NaN where missing, or None; decides what a column `z` is, or raises alias_ambiguous."""
-    present = {column.name.lower() for column in table.columns}
+    present = table.present
     column = _chosen(table, options, "redshift", REDSHIFT_NAMES)
     mapped = {name.lower() for key, name in options.columns.items()}
     if "z" in present and "z" not in mapped:
@@ -274,6 +275,6 @@ def _labels(table: Columns, options: ReadOptions, taken: Taken) -> dict[str, lis
 
 
 FORMATS: tuple[tuple[Any, ...], ...] = (
-    ("table", "table of scalars (CSV, ECSV, FITS, Parquet, VOTable)", is_table, read_table),
+    ("table", "table of scalars (CSV, ECSV, FITS, Parquet, Arrow, VOTable)", is_table, read_table),
 )
 """Rows of reading.Format."""

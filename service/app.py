@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from albireo.observations.spaces import identity
-from albireo.service import oip_rest, openapi, problems
+from albireo.service import oip_rest, openapi, problems, usage
+from albireo.service.access import EXPOSED, Access, Guard
 from albireo.service.admission import Admission, Admit
 from albireo.service.bodies import Limits
+from albireo.service.body_bounds import Bounds
 from albireo.service.core import Core
 from albireo.service.observing import Observe, Telemetry
 from albireo.service.oip import Models
+from albireo.service.operations import router
 from albireo.service.readiness import KnownAnswer, Readiness, Report
-from albireo.service.routes import Doors, router
 from albireo.service.settings import Settings, read_settings
 from albireo.service.telemetry import install as install_metrics
+from albireo.service.tickets import Priority
+from albireo.service.tls import Tls
+from albireo.service.token_routes import TokenDoors
+
+if TYPE_CHECKING:
+    from albireo.service.grpc_door import Door
 
 DESCRIPTION = """Raw survey files in, embeddings and neighbours out.
 
@@ -39,8 +50,10 @@ def create_app(
     )
 
     telemetry = telemetry or Telemetry.of(settings)
-    telemetry.metrics.about(lambda: _ready(readiness.report()), lambda: _model(core))
+    telemetry.metrics.about(partial(_waiting, core), lambda: _ready(readiness.report()), lambda: _model(core))
     core.staff(settings.staffing, telemetry.metrics)
+    access = Access.of(settings)
+    tls = Tls.of(settings)
     admission = Admission(
         settings.max_requests,
         settings.max_inflight_bytes,
@@ -50,11 +63,22 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        door = await open_door() if settings.grpc_port else None
         readiness.start()
         yield
         drain()
+        if door is not None:
+            await door.close()
         core.close()
+        access.close()
         telemetry.close()
+
+    async def open_door() -> Door:
+        """The gRPC door beside this one, on the same event loop."""
+        from albireo.service.grpc_door import Door  # grpc only where it is served
+
+        files = (None, None) if tls is None else ((tls.certificate, tls.key), tls.client_ca)
+        return await Door.open(core, settings, readiness, admission, telemetry, access, *files)
 
     def drain() -> None:
         """Begin nothing new; what was let in is answered."""
@@ -66,14 +90,32 @@ def create_app(
     )
     app.state.drain = drain
     app.add_middleware(Admit, admission=admission, deadline_seconds=settings.deadline_seconds)
-    app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Bounds, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Limits, max_body_bytes=settings.max_body_bytes, max_decompressed_bytes=settings.max_decompressed_bytes
+    )
+    app.add_middleware(Guard, access=access)
+    if origins := settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in origins.split(",")],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     app.add_middleware(Observe, telemetry=telemetry)  # the last is the outermost: it also sees what the others refuse
     problems.install(app)
     openapi.install(app)
     install_metrics(app, telemetry.metrics)
-    app.include_router(router(Doors(core, settings, readiness)))
+    app.include_router(router(TokenDoors(core, settings, readiness)))
+    app.include_router(usage.router(access))
     app.include_router(oip_rest.router(oip_rest.OipDoors(Models(core), settings, readiness)))
     return app
+
+
+def _waiting(core: Core, priority: Priority) -> int:
+    """Tokens of a priority that wait for the encoder."""
+    return core.pipeline.encoding.cost_of(priority) if core.pipeline is not None else 0
 
 
 def _ready(report: Report) -> tuple[bool, dict[str, bool | None]]:

@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 
 from albireo.observations.errors import AlbireoError, Gone, Late, TooLarge, Unavailable
 from albireo.service.tickets import PRIORITIES, Priority, Ticket
+from albireo.service.watch import Tally, current
 
 WEIGHT = 0.2
 """Of the last batch in the mean rate."""
@@ -35,6 +36,7 @@ class Work(Generic[Given, Result]):
     """One thing to compute. `settle` is called once, from any thread, with what came of it.
 
     since, taken, ended  when it was put into a queue, taken out, and computed
+    request              that it is part of, if it is part of one
     """
 
     given: Given
@@ -44,6 +46,7 @@ class Work(Generic[Given, Result]):
     since: float = 0.0
     taken: float = 0.0
     ended: float = 0.0
+    request: Tally | None = field(default_factory=current)
 
 
 class Together(Generic[Given, Result]):

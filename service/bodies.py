@@ -1,14 +1,14 @@
 """Request bodies: a multipart form, a bare file, or JSON; and the limit on their size.
 
-Body    what was sent: the JSON model (or its defaults) and file parts
-Limits  ASGI middleware: a request id for every request, and no body over the limit
+receive   takes a body in any of its forms
+Received  a body as it came in
+Body      what was sent: the JSON model (or its defaults) and file parts
+Limits    ASGI middleware: no body over the limit
 """
 
 from __future__ import annotations
 
-import re
-import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,14 +20,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from albireo.observations.errors import AlbireoError, TooLarge
 from albireo.observations.options import ReadOptions
+from albireo.observations.room import room_for
 from albireo.observations.source import Source
+from albireo.service.body_bounds import weigh
 from albireo.service.inputs import Gatherer, Part, override
-from albireo.service.prediction_schemas import PredictOptions
-from albireo.service.problems import Malformed, WrongContentType, from_validation, problem
+from albireo.service.problems import Malformed, WrongContentType, document, from_validation
 from albireo.service.reading_flags import FLAGS, read_options
-from albireo.service.schemas import Model, Options
+from albireo.service.schemas import Model
 
-FILE_TYPES = frozenset({"application/fits", "image/fits", "application/octet-stream"})
+FILE_TYPES = (
+    "application/fits",
+    "image/fits",
+    "application/vnd.apache.arrow.stream",
+    "application/vnd.apache.arrow.file",
+    "application/vnd.apache.parquet",
+    "application/x-npz",
+    "application/x-votable+xml",
+    "text/csv",
+    "application/avro",
+    "application/octet-stream",
+)
+"""Types of a body that is one file. Its content tells the format: the last of them is for any that is read."""
+
 MAX_PARTS = 10_000
 
 M = TypeVar("M", bound=Model)
@@ -45,32 +59,42 @@ class Body(Generic[M]):
         return Gatherer(self.parts, self.options)
 
 
-async def read_body(request: Request, model: type[M]) -> Body[M]:
-    """The body of a request in any of its forms; query parameters fill what a JSON part does not say."""
+@dataclass(frozen=True)
+class Received:
+    """A body as it came in; `text` is its JSON, if it has any. To understand it takes time: that is for a thread."""
+
+    request: Request
+    text: bytes | None
+    parts: tuple[Part, ...]
+
+    def body(self, model: type[M]) -> Body[M]:
+        """What was sent; query parameters fill what a JSON part does not say."""
+        query = _from_query(self.request, model, self.text is not None)
+        try:
+            content = model.model_validate(query) if self.text is None else model.model_validate_json(self.text)
+        except ValidationError as error:
+            raise from_validation(error.errors()) from error
+        return Body(content, self.parts, _options(self.request, content))
+
+
+async def receive(request: Request) -> Received:
+    """The body of a request in any of its forms."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    parts: list[Part] = []
-    text: bytes | None = None
     if kind == "multipart/form-data":
         text, parts = await _form(request)
-    elif kind in FILE_TYPES:
+        return Received(request, text, tuple(parts))
+    if kind == "application/json":
+        return Received(request, await request.body(), ())
+    if kind in FILE_TYPES:
         name = request.query_params.get("filename", "body")
-        parts = [_part("body", name, await request.body())]
-    elif kind == "application/json":
-        text = await request.body()
-    else:
-        raise WrongContentType(
-            "content_type",
-            f"a body of type {kind or '(not stated)'!r}",
-            field="Content-Type",
-            fix="send application/json, multipart/form-data, or a file as application/fits or "
-            "application/octet-stream (curl: -H 'Content-Type: application/octet-stream')",
-        )
-    query = _from_query(request, model, text is not None)
-    try:
-        content = model.model_validate(query) if text is None else model.model_validate_json(text)
-    except ValidationError as error:
-        raise from_validation(error.errors()) from error
-    return Body(content, tuple(parts), _options(request, content))
+        return Received(request, None, (_part("body", name, await request.body()),))
+    raise WrongContentType(
+        "content_type",
+        f"a body of type {kind or '(not stated)'!r}",
+        field="Content-Type",
+        fix="send application/json, multipart/form-data, or a file as " + " or ".join(FILE_TYPES)
+        + " (curl: -H 'Content-Type: application/octet-stream')",
+    )  # fmt: skip
 
 
 def _options(request: Request, content: Model) -> ReadOptions:
@@ -78,11 +102,8 @@ def _options(request: Request, content: Model) -> ReadOptions:
     query = request.query_params
     texts = {f.field: query.getlist(f.field) if f.field in many else query.get(f.field) for f in FLAGS}
     options = read_options(texts)
-    stated: Options | PredictOptions = getattr(content, "options", Options())
-    if stated.read is not None:
-        own = ReadOptions(**{flag.field: getattr(stated.read, flag.field) for flag in FLAGS})
-        options = override(options, own)
-    return options
+    stated: ReadOptions | None = getattr(getattr(content, "options", None), "read", None)
+    return options if stated is None else override(options, stated)
 
 
 def _from_query(request: Request, model: type[Model], has_json: bool) -> dict[str, Any]:
@@ -137,6 +158,7 @@ async def _form(request: Request) -> tuple[bytes | None, list[Part]]:
         await form.close()
     for name, value, content in fields:
         if name == "request":
+            weigh(content)
             text = content
         elif isinstance(value, UploadFile):
             parts.append(_part(name, value.filename or name, content))
@@ -158,29 +180,21 @@ def _part(name: str, filename: str, content: bytes) -> Part:
 
 
 class Limits:
-    """Gives every request an id, taken from X-Request-Id if it is a fit one, and refuses bodies over the limit."""
+    """Refuses bodies over the limit, and gives their files one room to unfold in."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_decompressed_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_decompressed_bytes = max_decompressed_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get(b"x-request-id", "")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def tagged(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
-            await send(message)
-
         stated = headers.get(b"content-length", "")
         if stated.isdigit() and int(stated) > self.max_body_bytes:
-            await self._refuse(scope, receive, tagged)
+            await self._refuse(scope, receive, send)
             return
         taken = 0
 
@@ -192,7 +206,8 @@ class Limits:
                 raise self.error()
             return message
 
-        await self.app(scope, counted, tagged)
+        with room_for(self.max_decompressed_bytes):
+            await self.app(scope, counted, send)
 
     def error(self) -> TooLarge:
         return TooLarge(
@@ -203,7 +218,4 @@ class Limits:
         )
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from starlette.responses import JSONResponse
-
-        body: Mapping[str, Any] = problem(self.error(), scope["state"]["request_id"])
-        await JSONResponse(body, 413, media_type="application/problem+json")(scope, receive, send)
+        await document(self.error(), scope["path"], scope["state"]["request_id"])(scope, receive, send)

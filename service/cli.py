@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +26,11 @@ from albireo.service.commands import (
     settings_of,
     subject_batches,
 )
+from albireo.service.doctor_cli import doctor
+from albireo.service.embed_cli import embed
 from albireo.service.evaluate_cli import evaluate
 from albireo.service.heads_cli import heads_app
+from albireo.service.keys_cli import keys_app
 from albireo.service.models_cli import models_app
 from albireo.service.predict_cli import generate, predict
 from albireo.service.printing import (
@@ -41,9 +44,7 @@ from albireo.service.printing import (
 from albireo.service.reading_flags import with_reading
 from albireo.service.simulate_cli import simulate
 from albireo.service.verify_checkpoint_cli import verify_checkpoint
-
-if TYPE_CHECKING:
-    from albireo.service.core import Embedded
+from albireo.service.worker_cli import worker
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,6 +61,7 @@ index_app = typer.Typer(no_args_is_help=True, help="Collections of embeddings on
 app.add_typer(index_app, name="index")
 app.add_typer(models_app, name="models")
 app.add_typer(heads_app, name="heads")
+app.add_typer(keys_app, name="keys")
 
 
 @command(app, "validate")
@@ -101,67 +103,8 @@ def validate(
     return 0 if good and (not require_usable or all(item["usable"] for item in answer["items"])) else 1
 
 
-@command(app, "embed")
-@with_reading
-def embed(
-    files: Files,
-    *,
-    reading: Reading,
-    open_core: OpenCore,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="the Parquet table to write")],
-    pooling: Annotated[
-        Literal["mean", "mean_per_modality", "tokens"],
-        typer.Option(help="one vector per object, per modality, or per token"),
-    ] = "mean",
-    normalize: Annotated[bool, typer.Option("--normalize", help="divide every vector by its length")] = False,
-    as_one: AsOne = None,
-    join: Join = False,
-    model: Model = None,
-    preprocessing: Preprocessing = None,
-    json_output: Json = False,
-) -> int:
-    """Embed files into a Parquet table.
-
-    Every object of the files is a row; what fails goes to OUT.errors.parquet beside it.
-
-    \b
-    Examples:
-      albireo embed spectra/ -o spectra.parquet
-      albireo embed image.fits spectrum.fits --as-one "NGC 4565" -o one.parquet
-      albireo embed photometry.csv --survey legacysurvey --release dr10 --kind model --system AB
-        --no-extinction-corrected -o photometry.parquet
-    """
-    from albireo.service.embedding_table import EmbeddingWriter, errors_path
-
-    options = reading_options(reading)
-    paths = expanded(files)
-    core = open_core(settings_of(model, preprocessing=preprocessing))
-    engine = core.engine
-    done: list[Embedded] = []
-    space = engine.space(pooling, normalize)
-    with EmbeddingWriter(
-        output, dim=engine.dim, space=space, model=engine.name, pooling=pooling, numerics=engine.numerics
-    ) as writer:
-        for subjects in subject_batches(paths, options, as_one, join):
-            with progress_bar("embedding", len(subjects)) as progress:
-                done.append(core.embed(subjects, pooling, progress, normalize))
-            writer.write(done[-1])
-    outcomes = [outcome for embedded in done for outcome in embedded.outcomes]
-    failed = [outcome for outcome in outcomes if outcome.error]
-    tell(
-        {
-            "output": str(output),
-            "errors_output": str(errors_path(output)),
-            "space": space,
-            "embedded": len(outcomes) - len(failed),
-            "tokens": sum(embedded.n_tokens for embedded in done),
-            "errors": errors_of(failed),
-        },
-        f"{len(outcomes) - len(failed)} of {len(outcomes)} objects embedded into {output}",
-        f"errors: {errors_path(output)}",
-        json_output,
-    )
-    return 1 if failed else 0
+command(app, "embed")(embed)
+command(app, "worker")(worker)
 
 
 @command(index_app, "add")
@@ -273,6 +216,7 @@ command(app, "generate")(generate)
 command(app, "evaluate")(evaluate)
 command(app, "simulate")(simulate)
 command(app, "verify-checkpoint")(verify_checkpoint)
+command(app, "doctor")(doctor)
 
 
 @command(app, "serve")
@@ -281,34 +225,47 @@ def serve(
     open_core: OpenCore,
     host: Annotated[str | None, typer.Option("--host", help="address to listen on (ALBIREO_HOST)")] = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="port (ALBIREO_PORT)")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option("--grpc-port", min=0, max=65535, help="port of gRPC, 0: none (ALBIREO_GRPC_PORT)")
+    ] = None,
     model: Model = None,
     preprocessing: Preprocessing = None,
     data: Data = None,
     json_output: Json = False,
 ) -> int:
-    """Serve HTTP.
+    """Serve HTTP and gRPC.
 
     /v1/validate, /v1/embed, /v1/predict, /v1/heads, /v1/collections; described at /docs, ready when /readyz says so.
 
     \b
     Examples:
       albireo serve
-      albireo serve --port 9000 --data /srv/albireo
+      albireo serve --port 9000 --grpc-port 9001 --data /srv/albireo
     """
-    import uvicorn
-
     from albireo.service.app import create_app
+    from albireo.service.logs import configure
+    from albireo.service.server import run
+    from albireo.service.settings import GRPC_PORT
+    from albireo.service.tls import Tls
     from albireo.tokenizers.checkpoint import Checkpoint
 
-    settings = settings_of(model, data, preprocessing=preprocessing, host=host, port=port)
+    settings = settings_of(model, data, preprocessing=preprocessing, host=host, port=port, grpc_port=grpc_port)
+    if settings.grpc_port is None:
+        settings = settings.model_copy(update={"grpc_port": GRPC_PORT})
     Checkpoint(settings.model_folder)  # A folder that is no checkpoint is told now, not by /readyz.
-    address = f"http://{settings.host}:{settings.port}"
-    line = {"address": address, "model": str(settings.model_folder), "collections": str(settings.collections_file)}
+    tls = Tls.of(settings)
+    address = f"http{'s' if tls else ''}://{settings.host}:{settings.port}"
+    grpc = f"{settings.host}:{settings.grpc_port}" if settings.grpc_port else None
+    line = {"address": address, "grpc": grpc, "model": str(settings.model_folder)}
+    line["collections"] = str(settings.collections_file)
     if json_output:
         print_json(line)
     else:
-        print(f"Albireo on {address}  (try {address}/docs; stop with Ctrl-C)", flush=True)
-    uvicorn.run(create_app(open_core(settings), settings), host=settings.host, port=settings.port, log_level="warning")
+        beside = f", gRPC on {grpc}" if grpc else ""
+        print(f"Albireo on {address}{beside}  (try {address}/docs; stop with Ctrl-C)", flush=True)
+    configure(settings.log_format, settings.log_level)
+    secured = tls.uvicorn() if tls else {}
+    run(create_app(open_core(settings), settings), settings.host, settings.port, settings.drain_seconds, **secured)
     return 0
 
 

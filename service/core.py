@@ -1,6 +1,6 @@
 """The verbs of the service, written once: every door calls these. Here an embedding meets the index.
 
-Core       validate, embed, predict, generate, index, search
+Core       validate, tokenize, detokenize, embed, predict, generate, index, search
 Outcome    what became of one object
 """
 
@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.observations.errors import AlbireoError, BadInput, Conflict
+from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.spaces import same_space
 from albireo.service.descriptions import plain, select, unusable, validation
@@ -25,6 +26,7 @@ from albireo.service.watch import tally
 
 if TYPE_CHECKING:
     from albireo.index.collection import Collection, Collections, Hit, StoredObject
+    from albireo.index.flat import Metric
     from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
     from albireo.models.generation import Sampling
     from albireo.models.heads import Answer
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from albireo.service.settings import Settings
     from albireo.service.shelf import Shelf, Shelved
     from albireo.service.tickets import Ticket
+    from albireo.service.token_verbs import Decoded, Given
     from albireo.service.watch import Watch
     from albireo.tokenizers.checkpoint import TokenSpec
 
@@ -45,6 +48,12 @@ CHUNK = 256
 """Objects that go to the engine in one call; between calls progress is reported and other requests get their turn."""
 
 MAX_NEIGHBOURS = 10_000
+
+
+@lru_cache(maxsize=1024)
+def names_of(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Public names of modalities, each once; many objects have the same ones."""
+    return tuple(MODALITIES[key].name for key in dict.fromkeys(keys))
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,7 @@ class Outcome:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Public names of the modalities that contributed."""
-        keys = dict.fromkeys(self.embedding.modalities) if self.embedding else ()
-        return tuple(MODALITIES[key].name for key in keys)
+        return names_of(self.embedding.modalities) if self.embedding else ()
 
     def failed(self, error: AlbireoError) -> Outcome:
         return replace(self, subject=self.subject.failed(error), embedding=None)
@@ -261,6 +269,25 @@ class Core:
         results = self.engine.embed_each(tokens, pooling)
         return [_of_length_one(one) if normalize and not isinstance(one, AlbireoError) else one for one in results]
 
+    def tokenize(self, subjects: Sequence[Subject]) -> list[Prediction[Tokens]]:
+        """The tokens of every object that has any; the others fail alone."""
+        from albireo.service.token_verbs import tokenize  # only if tokens are asked for
+
+        made = tokenize(self.engine, self.inputs, subjects)
+        _count([one.outcome for one in made], sum(one.n_tokens for one in made))
+        return made
+
+    def detokenize(self, given: Sequence[Given], codecs: Mapping[str, str] | None = None) -> list[Decoded]:
+        """What the tokens of every object stand for; bad objects fail alone.
+
+        codecs  fingerprints that came with the tokens, by modality: Conflict space_mismatch if one is another's
+        """
+        from albireo.service.token_verbs import detokenize  # only if tokens are asked for
+
+        decoded = detokenize(self.engine, given, codecs or {})
+        tally().count(len(decoded), (one.error.code for one in decoded if one.error))
+        return decoded
+
     def predict(
         self,
         subjects: Sequence[Subject],
@@ -353,9 +380,36 @@ class Core:
 
     def search_vector(self, name: str, vector: NDArray[np.float32], space: str, k: int) -> Neighbours:
         """The k nearest objects to a vector (D,) of embedding space `space`."""
+        return self.search_vectors(name, [vector], space, k)[0]
+
+    def search_vectors(
+        self, name: str, vectors: Sequence[NDArray[np.float32]], space: str, k: int, without: Sequence[str | None] = ()
+    ) -> list[Neighbours]:
+        """The same for several vectors (D,); `without` names an object that is left out of what each finds."""
         collection = self.collections.get(name)
         self.check_space(collection, space)
-        return self._neighbours(collection, [vector], [None], k=k)[0]
+        return self._neighbours(collection, vectors, without or [None] * len(vectors), k=k)
+
+    def create(
+        self, name: str, space: str | None = None, dim: int | None = None, metric: Metric = "cosine"
+    ) -> Collection:
+        """Make a collection, by default of this model's mean embeddings, or find that it is there with this definition.
+
+        Conflict if it is there with another; BadInput if another model's space comes without its dimension
+        """
+        engine = self.engine
+        space = space or engine.space("mean")
+        if dim is None and not same_space(space, engine.space("mean")):
+            raise BadInput("request_invalid", "dim is needed for the space of another model", field="dim")
+        return self.collections.create(name, space, dim or engine.dim, metric)
+
+    def check_model(self, model: str | None) -> None:
+        """NotFound model_unknown unless this is the model that is loaded, or none in particular."""
+        from albireo.models.engine import POOLINGS
+
+        engine = self.engine
+        if model is not None and model not in (engine.name, *(engine.space(p).partition(":")[0] for p in POOLINGS)):
+            raise NotFound("model_unknown", f"no model {model!r}", field="model", fix=f"loaded: {engine.name}")
 
     def check_space(self, collection: Collection, space: str) -> None:
         """Conflict space_mismatch unless the collection is of `space`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.errors import AlbireoError, BadInput, Unavailable
 from albireo.observations.options import ReadOptions
 from albireo.observations.reading import FileReport
 from albireo.observations.source import Source
@@ -56,12 +56,15 @@ def read_batches(paths: Sequence[Path], options: ReadOptions) -> Iterator[Batch]
 
 
 def _read(paths: Sequence[Path], options: ReadOptions) -> Batch:
-    reports = read_opened([path.name for path in paths], [_open(path) for path in paths], options)
+    reports = read_opened([path.name for path in paths], [open_source(path) for path in paths], options)
     return Batch(tuple(paths), tuple(reports), tuple(from_reports(reports)))
 
 
-def _open(path: Path) -> Source | AlbireoError:
+def open_source(path: Path) -> Source | AlbireoError:
+    """A file, or why it cannot be read."""
     try:
         return Source.from_path(path)
     except AlbireoError as error:
         return error.at(file=str(path))
+    except OSError as error:
+        return Unavailable("storage_unavailable", str(error), file=str(path), fix="allow reading it")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
-from astropy.table import MaskedColumn, Table
-
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.arrow import FILE_MAGIC, STREAM_MAGIC
+from albireo.observations.errors import AlbireoError, BadInput, TooLarge
 from albireo.observations.modalities import MODALITIES, modality
 from albireo.observations.options import ReadOptions
 from albireo.observations.reading import FileReport, read_files
 from albireo.observations.source import Source
+from albireo.observations.stated import stated_table
 from albireo.service import schemas
 from albireo.service.subjects import Subject, as_one, from_reports, read_opened
 
@@ -30,7 +30,15 @@ KINDS = {
 }
 """Names of a kind, where the survey is left to the reader -> kind of the table."""
 
-_MAGIC = {"fits": b"SIMPLE", "parquet": b"PAR1", "avro": b"Obj\x01", "npz": b"PK", "votable": b"<", "ecsv": b"# %ECSV"}
+_MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
+    "fits": b"SIMPLE",
+    "arrow": (FILE_MAGIC, STREAM_MAGIC),
+    "parquet": b"PAR1",
+    "avro": b"Obj\x01",
+    "npz": b"PK",
+    "votable": b"<",
+    "ecsv": b"# %ECSV",
+}
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,16 @@ class Gatherer:
 
     def items(self, items: Sequence[schemas.Item]) -> list[Subject]:
         """The objects of the items, in order. An item that cannot be read fails alone."""
-        subjects = []
-        for n, item in enumerate(items):
-            try:
-                subjects += self._item(item, f"items.{n}")
-            except AlbireoError as error:
-                subjects.append(Subject(item.id, None, error=error.at(field=f"items.{n}")))
+        subjects = [subject for n, item in enumerate(items) for subject in self.item(item, f"items.{n}")]
         self.check_used()
         return subjects
+
+    def item(self, item: schemas.Item, where: str) -> list[Subject]:
+        """The objects of one item, which errors call `where`; one failed subject if it cannot be read."""
+        try:
+            return self._item(item, where)
+        except AlbireoError as error:
+            return [Subject(item.id, None, error=error.at(field=where))]
 
     def check_used(self) -> None:
         """BadInput if a file was sent that no item names: nothing is dropped in silence."""
@@ -115,8 +125,7 @@ class Gatherer:
         """The request's options, the input's own over them, and the survey that a modality's name states."""
         options = self.options
         if given.read is not None:
-            own = ReadOptions(**{f.name: getattr(given.read, f.name) for f in fields(ReadOptions)})
-            options = override(options, own)
+            options = override(options, given.read)
         if given.modality is not None and given.modality not in KINDS:
             survey = modality(given.modality).survey
             if options.survey is None and survey != "any":
@@ -146,7 +155,7 @@ class Gatherer:
 
     def _part(self, ref: str, at: str) -> Source:
         name = ref.removeprefix("part:")
-        found = [i for i, part in enumerate(self.parts) if name in (part.name, part.filename)]
+        found = self._places.get(name, [])
         if len(found) != 1:
             known = ", ".join(part.name for part in self.parts) or "none"
             why = "no part" if not found else f"{len(found)} parts"
@@ -159,6 +168,15 @@ class Gatherer:
             raise source
         return source
 
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Name of a part or of its file -> the parts called so."""
+        places: dict[str, list[int]] = {}
+        for i, part in enumerate(self.parts):
+            for name in {part.name, part.filename}:
+                places.setdefault(name, []).append(i)
+        return places
+
     def _subjects(self, sources: Sequence[Source], options: ReadOptions) -> list[Subject]:
         key = (tuple(source.sha256 + source.name for source in sources), repr(options))
         if key not in self._read:
@@ -166,11 +184,26 @@ class Gatherer:
         return self._read[key]
 
 
+def check_count(n: int, limit: int) -> None:
+    """TooLarge if a request is about more objects than one may be."""
+    if n > limit:
+        raise TooLarge(
+            "too_large",
+            f"{n} objects, the limit is {limit} a request",
+            field="items",
+            fix="send fewer at a time, or raise ALBIREO_MAX_ITEMS",
+        )
+
+
 def override(options: ReadOptions, own: ReadOptions) -> ReadOptions:
     """`options` with every field that `own` states."""
-    unset = ReadOptions()
-    stated = {f.name: getattr(own, f.name) for f in fields(ReadOptions)}
-    return replace(options, **{name: v for name, v in stated.items() if v != getattr(unset, name)})
+    values = {name: getattr(own, name) for name in _OPTIONS}
+    stated = {name: value for name, value in values.items() if value != getattr(_UNSET, name)}
+    return replace(options, **stated) if stated else options
+
+
+_OPTIONS = tuple(f.name for f in fields(ReadOptions))
+_UNSET = ReadOptions()
 
 
 def _chosen(subjects: Sequence[Subject], wanted: str) -> Subject:
@@ -182,25 +215,28 @@ def _chosen(subjects: Sequence[Subject], wanted: str) -> Subject:
 
 
 def _check_modalities(subjects: Sequence[Subject], inputs: Sequence[schemas.Input]) -> None:
-    """What an input states it is must be among what was read."""
-    for subject in subjects:
-        if subject.observation is None:
-            continue
-        read = subject.observation.data
-        for given in inputs:
-            if given.modality is None:
-                continue
-            kind = KINDS.get(given.modality)
-            fits = any(MODALITIES[key].kind == kind for key in read) if kind else modality(given.modality).key in read
-            if not fits:
-                names = ", ".join(MODALITIES[key].name for key in read) or "no modality"
-                raise BadInput(
-                    "request_invalid",
-                    f"said to be {given.modality}, read as {names}",
-                    file=subject.file,
-                    field="modality",
-                    fix="correct or leave out `modality`",
-                )
+    """What an input states it is must be among what was read: of every object of a lone input, of one of several."""
+    read = [subject for subject in subjects if subject.observation is not None]
+    for given in inputs:
+        others = [subject for subject in read if not _is_of(subject, given.modality)]
+        if others and (len(inputs) == 1 or len(others) == len(read)):
+            assert others[0].observation is not None
+            names = ", ".join(MODALITIES[key].name for key in others[0].observation.data) or "no modality"
+            raise BadInput(
+                "request_invalid",
+                f"said to be {given.modality}, read as {names}",
+                file=others[0].file,
+                field="modality",
+                fix="correct or leave out `modality`",
+            )
+
+
+def _is_of(subject: Subject, name: str | None) -> bool:
+    """True if an object has a modality, by the name of it or of its kind; None is any."""
+    if name is None or subject.observation is None:
+        return True
+    kind, data = KINDS.get(name), subject.observation.data
+    return any(MODALITIES[key].kind == kind for key in data) if kind else modality(name).key in data
 
 
 def _with_meta(subject: Subject, meta: schemas.Meta) -> Subject:
@@ -211,14 +247,14 @@ def _with_meta(subject: Subject, meta: schemas.Meta) -> Subject:
     if (meta.ra is None) != (meta.dec is None):
         return subject.failed(BadInput("request_invalid", "ra and dec belong together", field="meta"))
     warnings = subject.warnings
+    ra, dec = observation.ra, observation.dec
     if meta.ra is not None and meta.dec is not None:
-        if observation.ra is not None and observation.dec is not None:
-            off = _separation(meta.ra, meta.dec, observation.ra, observation.dec)
-            if off > POSITION_TOLERANCE:
-                told = f"the position stated is {off:.1f} arcsec from the file's; the one stated is kept"
-                warnings += (BadInput("position_differs", told, field="meta"),)
-        observation = replace(observation, ra=meta.ra, dec=meta.dec)
-    observation = replace(observation, metadata={**observation.metadata, **meta.labels})
+        off = 0.0 if ra is None or dec is None else _separation(meta.ra, meta.dec, ra, dec)
+        if off > POSITION_TOLERANCE:
+            told = f"the position stated is {off:.1f} arcsec from the file's; the one stated is kept"
+            warnings += (BadInput("position_differs", told, field="meta"),)
+        ra, dec = meta.ra, meta.dec
+    observation = replace(observation, ra=ra, dec=dec, metadata={**observation.metadata, **meta.labels})
     return replace(subject, observation=observation, warnings=warnings)
 
 
@@ -254,19 +290,4 @@ def _tabulated(given: schemas.Input, item: schemas.Item, at: str) -> Source:
     lost = units.keys() - columns.keys()
     if lost:
         raise BadInput("request_invalid", f"a unit for {min(lost)!r}, which is not there", field=f"{at}.units")
-    table = Table()
-    for name, column in columns.items():
-        mask = [value is None for value in column]
-        filled = [_like(column) if value is None else value for value in column]
-        table[name] = MaskedColumn(filled, mask=mask) if any(mask) else filled
-        if name in units:
-            table[name].unit = units[name]
-    text = io.StringIO()
-    table.write(text, format="ascii.ecsv")
-    return Source(given.filename or f"{at}.ecsv", text.getvalue().encode())
-
-
-def _like(column: Sequence[Any]) -> Any:
-    """A stand-in, masked at once, of the type of the other entries."""
-    known = next((value for value in column if value is not None), 0.0)
-    return "" if isinstance(known, str) else type(known)()
+    return stated_table(given.filename or f"{at}.ecsv", columns, units)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from albireo.service import schemas
+from albireo.service import examples, oip_schemas, schemas, token_schemas
+from albireo.service import reply_formats as formats
+from albireo.service.bodies import FILE_TYPES
 from albireo.service.prediction_schemas import PredictOne, PredictRequest
-from albireo.service.problems import MEDIA_TYPE
+from albireo.service.problems import MEDIA_TYPE, OIP
 from albireo.service.reading_flags import FLAGS
 
 REF = "#/components/schemas/{model}"
@@ -20,6 +23,10 @@ MODELS = (
     PredictRequest,
     schemas.ObjectsRequest,
     schemas.SearchRequest,
+    token_schemas.TokenizeRequest,
+    token_schemas.DetokenizeRequest,
+    oip_schemas.IndexRequest,
+    oip_schemas.InferenceRequest,
     schemas.Problem,
 )
 """Bodies that the handlers parse themselves, and what every operation may answer."""
@@ -27,40 +34,55 @@ MODELS = (
 _TYPES = {"number": "number", "switch": "boolean"}
 
 
-def body_of(model: type[schemas.Model]) -> dict[str, Any]:
-    """The forms in which the request `model` may come, and the query parameters of the forms without JSON."""
+def body_of(model: type[schemas.Model], files: Sequence[str] = FILE_TYPES, form: bool = True) -> dict[str, Any]:
+    """The forms in which the request `model` may come, and the query parameters of the forms without JSON.
+
+    files  content types of a body that is one file
+    form   whether files may come in a multipart body
+    """
     named = {"$ref": REF.format(model=model.__name__)}
-    file = {"schema": {"type": "string", "format": "binary"}}
-    form = {
-        "type": "object",
-        "description": "files, each under a name of its own or all as `file`, and optionally the JSON as `request`",
-        "properties": {
-            "request": named,
-            "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
-        },
-    }
-    return {
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "multipart/form-data": {
-                        "schema": form,
-                        "encoding": {"request": {"contentType": "application/json"}},
-                    },
-                    "application/json": {"schema": named},
-                    "application/fits": file,
-                    "application/octet-stream": file,
-                },
+    example = examples.REQUESTS[model.__name__]
+    content: dict[str, Any] = {"application/json": {"schema": named, "examples": {"values": {"value": example}}}}
+    if form:
+        parts = {
+            "type": "object",
+            "description": "files, each under a name of its own or all as `file`, and optionally the JSON as `request`",
+            "properties": {
+                "request": named,
+                "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
             },
-            "parameters": _parameters(model),
         }
-    }
+        content["multipart/form-data"] = {
+            "schema": parts,
+            "encoding": {"request": {"contentType": "application/json"}},
+            "examples": {"values": {"summary": "the JSON alone", "value": {"request": example}}},
+        }
+    for kind in files:
+        content[kind] = {"schema": {"type": "string", "format": "binary", "description": examples.BODIES[kind]}}
+        if kind == formats.CSV:
+            content[kind]["examples"] = {"photometry": {"value": examples.TABLE_TEXT}}
+    parameters = _parameters(model) if form else []
+    return {"openapi_extra": {"requestBody": {"required": True, "content": content}, "parameters": parameters}}
+
+
+def answers_of(model: type[schemas.Model], offered: Sequence[str] = (formats.JSON,)) -> dict[int | str, dict[str, Any]]:
+    """What an operation answers if it succeeds, in every form that `Accept` may ask for."""
+    example = examples.ANSWERS.get(model.__name__)
+    content: dict[str, Any] = {}
+    for kind in offered:
+        if kind != formats.JSON:
+            content[kind] = {"schema": {"type": "string", "format": "binary", "description": examples.LAYOUTS[kind]}}
+        elif example is not None:
+            content[kind] = {"examples": {"values": {"value": example}}}
+        if kind == formats.CSV:
+            content[kind]["examples"] = {"values": {"value": examples.CSV_ANSWERS[model.__name__]}}
+    return {200: {"content": content}}
 
 
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem documents that an operation answers with."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="Problem")}}}
+    example = {"unit": {"value": examples.ANSWERS["Problem"]}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="Problem")}, "examples": example}}
     return {status: {"description": "problem document (RFC 9457)", "content": content} for status in statuses}
 
 
@@ -70,6 +92,10 @@ def install(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            for path, row in made["paths"].items():
+                if path.startswith(OIP):  # where a request that is not as it must be is answered with 400
+                    for operation in row.values():
+                        operation["responses"].pop("422", None)
             known = made.setdefault("components", {}).setdefault("schemas", {})
             for model in MODELS:
                 schema = model.model_json_schema(ref_template=REF)

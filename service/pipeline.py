@@ -25,7 +25,7 @@ from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
 from albireo.service.batching import Batcher, Together, Work
 from albireo.service.tickets import Ticket
-from albireo.service.watch import UNWATCHED, Stage, Watch, tally
+from albireo.service.watch import UNWATCHED, Stage, Watch, tally, working_for
 from albireo.tokenizers.checkpoint import TokenSpec
 
 log = logging.getLogger("albireo.pipeline")
@@ -149,7 +149,8 @@ class Pipeline:
         except BaseException:
             self.watch.engine_error()
             if len(batch) == 1:
-                log.exception("a defect of the engine")
+                with working_for(batch[0].request):
+                    log.exception("a defect of the engine")
                 return [AlbireoError("internal", "the service failed on this object")]
         return [result for work in batch for result in self._computed([work], compute)]
 
@@ -248,9 +249,7 @@ class Lane:
         self.pipeline.encoding.put(
             [together.work((one, how), max(1, one.n_tokens)) for one, how in zip(tokens, poolings, strict=True)]
         )
-        self._tell_queue()
         results = together.wait()
-        self._tell_queue()
         _timed(together, "encode")
         return results
 
@@ -284,10 +283,6 @@ class Lane:
 
     def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
         return self.engine.positions(key, region)
-
-    def _tell_queue(self) -> None:
-        priority = self.ticket.priority
-        self.pipeline.watch.queued(priority, self.pipeline.encoding.cost_of(priority))
 
 
 def _merged(parts: Sequence[Tokens | AlbireoError]) -> Tokens | AlbireoError:

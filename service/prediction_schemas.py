@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from albireo.service.schemas import Envelope, Item, Model, Reading, Trouble
 from albireo.service.tickets import Priority
@@ -42,7 +42,7 @@ class PredictOne(Model):
     """Objects as for /v1/embed, for the head in the address."""
 
     model: str | None = Field(default=None, description="refused unless it names the model that is loaded")
-    items: list[Item] = Field(default=[])
+    items: Annotated[list[Item], FailFast()] = Field(default=[])
     options: PredictOptions = PredictOptions()
 
 
@@ -93,6 +93,8 @@ class AnswerReply(Model):
 class PredictedItem(Model):
     id: str | None
     file: str | None
+    ra: float | None = Field(default=None, description="degrees ICRS, as the file or the item states it")
+    dec: float | None = None
     status: Literal["ok", "degraded", "error"]
     predictions: dict[str, AnswerReply] = Field(description="by head")
     modalities_used: list[str]

@@ -18,23 +18,14 @@ from numpy.typing import NDArray
 from albireo.models.engine import Engine
 from albireo.models.generation import Sampling, target_spec
 from albireo.models.heads import LEVELS, Answer
-from albireo.observations.errors import BadInput
+from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.service.draws import Drawn, Wanted
-from albireo.service.embedding_table import TableWriter, about_object
-from albireo.service.predictions import Answers, Predicted, Prediction, with_refused
+from albireo.service.embedding_table import OUTCOME, WHENCE, WHO, TableWriter, about_object, column, object_columns
+from albireo.service.predictions import Answers, Predicted, Prediction, status_of, with_refused
 from albireo.service.shelf import Shelved
 
 MOMENTS = ("mean", "std", "mode")
-
-_WHO = [("id", pa.string()), ("ra", pa.float64()), ("dec", pa.float64())]
-_WHENCE = [
-    ("modalities", pa.list_(pa.string())),
-    ("qa_flags", pa.list_(pa.string())),
-    ("warnings", pa.list_(pa.string())),
-    ("file", pa.string()),
-    ("sha256", pa.string()),
-]
 
 
 def identity(engine: Engine) -> str:
@@ -52,44 +43,108 @@ def head_columns(shelved: Shelved, pdf: bool) -> list[pa.Field]:
     the most probable one, and the probability of each."""
     columns: list[pa.Field] = []
     if shelved.task == "classification":
-        columns.append(pa.field(shelved.name, pa.string()))
-        columns += [pa.field(f"{shelved.name}_p_{name}", pa.float64()) for name in shelved.classes]
+        columns.append(column(shelved.name, pa.string(), "meta.code.class"))
+        columns += [
+            column(f"{shelved.name}_p_{name}", pa.float64(), "stat.probability;meta.code.class")
+            for name in shelved.classes
+        ]
     else:
         for target, unit in zip(shelved.targets, shelved.units, strict=True):
+            ucd = "src.redshift" if target == "redshift" else "stat.value"
             names = [stem(shelved, target), *(f"{stem(shelved, target)}_{side}" for side in _sides())]
-            columns += [pa.field(name, pa.float64(), metadata={"unit": unit}) for name in names]
+            columns += [column(name, pa.float64(), ucd, unit) for name in names]
     if shelved.task == "redshift":
-        columns += [pa.field(f"{shelved.name}_{moment}", pa.float64()) for moment in MOMENTS]
-        columns += [pa.field(f"{shelved.name}_pdf", pa.list_(pa.float32()))] * pdf
-    columns.append(pa.field(f"{shelved.name}_flags", pa.list_(pa.string())))
-    columns.append(pa.field(f"{shelved.name}_typicality", pa.float64()))
+        columns += [column(f"{shelved.name}_{moment}", pa.float64(), "src.redshift") for moment in MOMENTS]
+        columns += [column(f"{shelved.name}_pdf", pa.list_(pa.float32()), "stat.probability;src.redshift")] * pdf
+    columns.append(column(f"{shelved.name}_flags", pa.list_(pa.string()), "meta.code.qual"))
+    columns.append(column(f"{shelved.name}_typicality", pa.float64(), "stat.probability"))
     return columns
 
 
-def head_row(shelved: Shelved, answer: Answer, pdf: bool) -> dict[str, Any]:
-    """What one head says of one object, by column; what is not known is left out."""
-    row: dict[str, Any] = {f"{shelved.name}_flags": list(answer.flags)}
-    if np.isfinite(answer.typicality):
-        row[f"{shelved.name}_typicality"] = answer.typicality
-    if answer.classes:
-        row[shelved.name] = next(iter(answer.classes))
-        row |= {f"{shelved.name}_p_{name}": p for name, p in answer.classes.items()}
-    for number in answer.numbers:
-        name = stem(shelved, number.name)
-        row[name] = number.value
-        for level, (low, high) in number.intervals.items():
-            row |= {f"{name}_low{round(100 * level)}": low, f"{name}_high{round(100 * level)}": high}
-    if answer.density is not None:
-        row |= {f"{shelved.name}_{moment}": getattr(answer.density, moment) for moment in MOMENTS}
-        if pdf:
-            row[f"{shelved.name}_pdf"] = answer.density.probability.astype(np.float32)
-    return row
+def head_values(shelved: Shelved, answers: Sequence[Answer | None], pdf: bool) -> list[pa.Array]:
+    """What one head says of each object, in the order of `head_columns`; null where it says nothing."""
+    doubles = pa.float64()
+    columns: list[pa.Array] = []
+    if shelved.task == "classification":
+        columns.append(pa.array([next(iter(one.classes), None) if one else None for one in answers], pa.string()))
+        columns += [
+            pa.array([one.classes.get(name) if one else None for one in answers], doubles) for name in shelved.classes
+        ]
+    else:
+        for target in shelved.targets:
+            numbers = [one and next((n for n in one.numbers if n.name == target), None) for one in answers]
+            columns.append(pa.array([one and one.value for one in numbers], doubles))
+            columns += [
+                pa.array([one.intervals[level][k] if one else None for one in numbers], doubles)
+                for level in LEVELS
+                for k in (0, 1)
+            ]
+    if shelved.task == "redshift":
+        densities = [one.density if one else None for one in answers]
+        columns += [pa.array([one and getattr(one, moment) for one in densities], doubles) for moment in MOMENTS]
+        cells = [None if one is None else one.probability.astype(np.float32) for one in densities] if pdf else []
+        columns += [pa.array(cells, pa.list_(pa.float32()))] * pdf
+    columns.append(pa.array([one and one.flags for one in answers], pa.list_(pa.string())))
+    typical = [one.typicality if one and np.isfinite(one.typicality) else None for one in answers]
+    columns.append(pa.array(typical, doubles))
+    return columns
+
+
+def refusal_columns(shelved: Shelved) -> list[pa.Field]:
+    """Columns of why a head says nothing of an object of which others do."""
+    return [
+        column(f"{shelved.name}_error_code", pa.string(), "meta.code"),
+        column(f"{shelved.name}_error_message", pa.string(), "meta.note"),
+        column(f"{shelved.name}_error_fix", pa.string(), "meta.note"),
+    ]
 
 
 def _sides() -> Iterator[str]:
     """ "low68", "high68", "low95", "high95"."""
     for level in LEVELS:
         yield from (f"{side}{round(100 * level)}" for side in ("low", "high"))
+
+
+def prediction_schema(
+    heads: Mapping[str, Shelved], pdf: bool, about: Mapping[str, str], outcome: bool = False
+) -> pa.Schema:
+    """Columns of the table of what heads say, one row an object. BadInput if two would have one name.
+
+    pdf      whether redshifts come with the probability of every cell
+    about    metadata of the table
+    outcome  whether objects that failed have rows, and each head columns of why it refuses an object
+    """
+    columns = list(WHO)
+    for shelved in heads.values():
+        columns += head_columns(shelved, pdf)
+        columns += refusal_columns(shelved) if outcome else []
+    columns += [*WHENCE, *(OUTCOME if outcome else ())]
+    _refuse_twins([one.name for one in columns])
+    return pa.schema(columns, metadata=dict(about))
+
+
+def prediction_table(
+    predictions: Sequence[Prediction[Answers]], heads: Mapping[str, Shelved], pdf: bool, schema: pa.Schema
+) -> pa.Table | None:
+    """What heads say as rows of a `prediction_schema`, None if there are none.
+
+    Objects of which no head says anything have a row if the schema has columns of errors.
+    """
+    outcome = "status" in schema.names
+    rows = [one for one in predictions if outcome or one.answer is not None]
+    if not rows:
+        return None
+    columns = object_columns([one.outcome for one in rows], [one.modalities for one in rows])
+    columns["status"] = pa.array([status_of(one) for one in rows], pa.string())
+    for name, shelved in heads.items():
+        said = [(one.answer or {}).get(name) for one in rows]
+        answers = [one if isinstance(one, Answer) else None for one in said]
+        fields = [one.name for one in head_columns(shelved, pdf)]
+        columns |= dict(zip(fields, head_values(shelved, answers, pdf), strict=True))
+        errors = [one if isinstance(one, AlbireoError) else None for one in said]
+        parts = zip(refusal_columns(shelved), ("code", "message", "fix"), strict=True)
+        columns |= {one.name: pa.array([e and getattr(e, part) for e in errors], pa.string()) for one, part in parts}
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 class PredictionWriter(TableWriter):
@@ -99,26 +154,15 @@ class PredictionWriter(TableWriter):
     """
 
     def __init__(self, path: Path, engine: Engine, heads: Mapping[str, Shelved], pdf: bool) -> None:
-        columns = [pa.field(*column) for column in _WHO]
-        columns += [column for shelved in heads.values() for column in head_columns(shelved, pdf)]
-        columns += [pa.field(*column) for column in _WHENCE]
-        _refuse_twins([column.name for column in columns])
         self.heads, self.pdf = heads, pdf
         space = engine.space("tokens")
         about = {name: one.identity(space, one.edges(engine) if pdf else None) for name, one in heads.items()}
-        super().__init__(path, pa.schema(columns).with_metadata(_computed_by(engine) | {"heads": json.dumps(about)}))
+        super().__init__(path, prediction_schema(heads, pdf, _computed_by(engine) | {"heads": json.dumps(about)}))
 
     def write(self, predicted: Predicted) -> None:
         """Append a batch."""
-        rows = [self._row(one) for one in predicted.predictions if one.answer is not None]
-        self.append(pa.Table.from_pylist(rows, self.schema) if rows else None, with_refused(predicted.predictions))
-
-    def _row(self, one: Prediction[Answers]) -> dict[str, Any]:
-        row = about_object(one.outcome, one.modalities)
-        for name, answer in (one.answer or {}).items():
-            if isinstance(answer, Answer):
-                row |= head_row(self.heads[name], answer, self.pdf)
-        return row
+        table = prediction_table(predicted.predictions, self.heads, self.pdf, self.schema)
+        self.append(table, with_refused(predicted.predictions))
 
 
 def _refuse_twins(names: Sequence[str]) -> None:
@@ -138,12 +182,12 @@ class DrawsWriter(TableWriter):
 
     def __init__(self, path: Path, engine: Engine, wanted: Wanted, sampling: Sampling) -> None:
         numbers = [
-            ("draw", pa.int32()),
-            ("tokens", pa.list_(pa.int32())),
-            ("values", pa.list_(pa.float32())),
+            column("draw", pa.int32(), "meta.number"),
+            column("tokens", pa.list_(pa.int32()), "meta.code"),
+            column("values", pa.list_(pa.float32()), "stat.value", MODALITIES[wanted.target].unit),
         ]
         about = _computed_by(engine) | _drawn_what(engine, wanted) | {"sampling": json.dumps(asdict(sampling))}
-        super().__init__(path, pa.schema([*_WHO, *numbers, *_WHENCE]).with_metadata(about))
+        super().__init__(path, pa.schema([*WHO, *numbers, *WHENCE], metadata=about))
 
     def write(self, predictions: Sequence[Prediction[Drawn]]) -> None:
         """Append a batch."""

@@ -167,7 +167,9 @@ def predict_tokens(
     outcomes = [Outcome(Subject(one.id, None, one)) for one in unseen]
     out: list[Answer | AlbireoError] = []
     for part in _encoded(engine, outcomes, tokens, not isinstance(shelved.head, RedshiftToken)):
-        for one in _told(engine, {shelved.name: shelved}, prior, part):
+        with tally().timings.stage("predict"):
+            told = _told(engine, {shelved.name: shelved}, prior, part)
+        for one in told:
             error = one.outcome.error
             out.append(error if error is not None else (one.answer or {})[shelved.name])
     return out
@@ -207,6 +209,12 @@ def with_refused(predictions: Sequence[Prediction[Answers]]) -> list[Outcome]:
             if isinstance(answer, AlbireoError):
                 outcomes.append(one.outcome.failed(answer.at(file=one.outcome.subject.file, field=name)))
     return outcomes
+
+
+def status_of(one: Prediction[Answers]) -> Literal["ok", "degraded", "error"]:
+    """ "degraded" also when a head refused an object of which others said something."""
+    refused = any(isinstance(answer, AlbireoError) for answer in (one.answer or {}).values())
+    return "degraded" if refused else one.outcome.status
 
 
 def without_labels(observation: Observation) -> Observation:

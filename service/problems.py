@@ -27,6 +27,7 @@ from albireo.observations.errors import (
     Unavailable,
     UnknownFormat,
 )
+from albireo.service.watch import tally
 
 
 class Malformed(BadInput):
@@ -37,11 +38,16 @@ class WrongContentType(BadInput):
     """A body of a content type that is not read here."""
 
 
+class NotAcceptable(BadInput):
+    """An answer cannot be given in any format that was asked for."""
+
+
 STATUS: dict[type[AlbireoError], int] = {
     AlbireoError: 500,
     BadInput: 422,
     Malformed: 400,
     WrongContentType: 415,
+    NotAcceptable: 406,
     UnknownFormat: 415,
     TooLarge: 413,
     NotFound: 404,
@@ -56,8 +62,26 @@ STATUS: dict[type[AlbireoError], int] = {
 }
 """Error class -> HTTP status; the nearest class in the tree decides."""
 
+GRPC_STATUS: dict[type[AlbireoError], str] = {
+    AlbireoError: "INTERNAL",
+    BadInput: "INVALID_ARGUMENT",
+    NotFound: "NOT_FOUND",
+    Conflict: "FAILED_PRECONDITION",
+    BadCheckpoint: "INTERNAL",
+    Denied: "PERMISSION_DENIED",
+    NoKey: "UNAUTHENTICATED",
+    Unavailable: "UNAVAILABLE",
+    Busy: "RESOURCE_EXHAUSTED",
+    Late: "DEADLINE_EXCEEDED",
+    Gone: "CANCELLED",
+}
+"""Error class -> name of the gRPC status; the nearest class in the tree decides."""
+
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = "5"
+
+OIP = "/v2"
+"""Below it errors are answered as the Open Inference Protocol has it."""
 
 _HTTP_CODES = {404: "route_unknown", 405: "method_not_allowed", 413: "too_large", 415: "content_type"}
 
@@ -67,13 +91,19 @@ def status_of(error: AlbireoError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
+def grpc_status_of(error: AlbireoError) -> str:
+    """The name of the gRPC status of an error."""
+    return next(GRPC_STATUS[kind] for kind in type(error).__mro__ if kind in GRPC_STATUS)
+
+
 def retry_after(error: AlbireoError) -> str:
     """Whole seconds after which a refused request may be sent again."""
     return str(math.ceil(error.retry_after)) if isinstance(error, Busy) else RETRY_AFTER
 
 
 def problem(error: AlbireoError, request_id: str, status: int | None = None, **more: Any) -> dict[str, Any]:
-    """The problem document of an error; absent parts are left out."""
+    """The problem document of an error that answers a request; absent parts are left out."""
+    tally().code = error.code
     return {
         "type": f"/docs/errors#{error.code}",
         "title": CODES[error.code],
@@ -87,9 +117,17 @@ def problem(error: AlbireoError, request_id: str, status: int | None = None, **m
 
 def respond(error: AlbireoError, request: Request, status: int | None = None) -> JSONResponse:
     """The answer to a request that failed."""
+    return document(error, request.url.path, request.state.request_id, status)
+
+
+def document(error: AlbireoError, path: str, request_id: str, status: int | None = None) -> JSONResponse:
+    """The answer to a request to `path` that failed: a problem document; below /v2 a text, and 400 for bad input."""
     status = status or status_of(error)
     headers = {"Retry-After": retry_after(error)} if status in (429, 503) else {}
-    return JSONResponse(problem(error, request.state.request_id, status), status, headers, MEDIA_TYPE)
+    content = problem(error, request_id, status)
+    if path == OIP or path.startswith(f"{OIP}/"):
+        return JSONResponse({"error": str(error)}, 400 if status == 422 else status, headers)
+    return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

@@ -18,6 +18,11 @@ def check_qp(path: Path) -> None:
     """BadInput unless the name says HDF5, Unavailable dependency_missing without the package."""
     if path.suffix not in SUFFIXES:
         raise BadInput("option_invalid", f"{path.name}: ensembles are written as HDF5", field="qp", fix="NAME.hdf5")
+    need_qp()
+
+
+def need_qp() -> None:
+    """Unavailable dependency_missing without the package."""
     try:
         import qp  # noqa: F401
     except ImportError as error:
@@ -27,6 +32,13 @@ def check_qp(path: Path) -> None:
 
 
 def write_qp(path: Path, densities: Sequence[Posterior], about: Mapping[str, Sequence[Any]]) -> None:
+    """Write the `ensemble` of `densities` to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    ensemble(densities, about).write_to(str(path))
+
+
+def ensemble(densities: Sequence[Posterior], about: Mapping[str, Sequence[Any]]) -> Any:
     """An ensemble of histograms on the cells of `densities`, which are the same for all.
 
     about  columns of the table `ancil`, one value a density; z_mean, z_std and z_mode are added. qp 1.1 takes all cells
@@ -44,7 +56,4 @@ def write_qp(path: Path, densities: Sequence[Posterior], about: Mapping[str, Seq
         edges = edges[1:]
     moments = {f"z_{name}": np.array([getattr(one, name) for one in densities]) for name in ("mean", "std", "mode")}
     ancil = {name: np.array(values) for name, values in about.items()} | moments
-    ensemble = qp.Ensemble(qp.hist, {"bins": edges, "pdfs": probability / np.diff(edges)}, ancil)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    ensemble.write_to(str(path))
+    return qp.Ensemble(qp.hist, {"bins": edges, "pdfs": probability / np.diff(edges)}, ancil)

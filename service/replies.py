@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -14,15 +14,22 @@ from pydantic import BaseModel
 
 from albireo.index.collection import Collection, StoredObject
 from albireo.models.engine import POOLINGS, Engine
+from albireo.models.heads import Answer
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.reading import FORMATS
+from albireo.service import reply_formats as formats
 from albireo.service import schemas
 from albireo.service.core import Embedded, Neighbours, Outcome
-from albireo.service.prediction_schemas import AnswerReply, PredictedItem
+from albireo.service.embedding_table import embedding_schema, embedding_table
+from albireo.service.neighbour_table import neighbour_table
+from albireo.service.prediction_tables import prediction_schema, prediction_table
 from albireo.service.predictions import Answers, Predicted, Prediction, as_data
-from albireo.service.problems import MEDIA_TYPE, RETRY_AFTER, problem, status_of
+from albireo.service.predictions import status_of as predicted_status
+from albireo.service.problems import MEDIA_TYPE, RETRY_AFTER, NotAcceptable, problem, status_of
+from albireo.service.reply_formats import Form
 from albireo.service.settings import Settings
+from albireo.service.subjects import Subject
 
 
 def reply(model: BaseModel, failed: int = 0) -> Response:
@@ -31,77 +38,167 @@ def reply(model: BaseModel, failed: int = 0) -> Response:
     return Response(model.model_dump_json(by_alias=True), 200, headers, "application/json")
 
 
-def item_reply(outcome: Outcome, encoding: str = "float", with_embedding: bool = True) -> schemas.ItemReply:
-    """One object. The embedding is a (nested) list, or base64 of little-endian float32 in row-major order."""
-    embedding = outcome.embedding
+Numbers = Literal["float", "base64", "apart", "none"]
+"""How an item gives its embedding: a (nested) list, base64 of little-endian float32 in row-major order, behind the
+header of a raw answer, or not at all."""
+
+
+def item_data(outcome: Outcome, numbers: Numbers) -> dict[str, Any]:
+    """One object, as `schemas.ItemReply`; plain data, because thousands of models take longer than their embeddings."""
+    embedding, subject = outcome.embedding, outcome.subject
     values: Any = None
-    if embedding is not None and with_embedding:
-        raw = embedding.values
-        values = base64.b64encode(raw.astype("<f4").tobytes()).decode() if encoding == "base64" else raw.tolist()
-    return schemas.ItemReply(
-        id=outcome.subject.id,
-        file=outcome.subject.file,
-        status=outcome.status,
-        embedding=values,
-        shape=list(embedding.values.shape) if embedding is not None and with_embedding else None,
-        rows=[MODALITIES[key].name for key in embedding.modalities]
+    if embedding is not None and numbers == "base64":
+        values = base64.b64encode(embedding.values.astype("<f4").tobytes()).decode()
+    elif embedding is not None and numbers == "float":
+        values = embedding.values.tolist()
+    given = embedding is not None and numbers != "none"
+    return {
+        "id": subject.id,
+        "file": subject.file,
+        "ra": subject.ra,
+        "dec": subject.dec,
+        "status": outcome.status,
+        "embedding": values,
+        "shape": embedding.values.shape if embedding is not None and given else None,
+        "rows": [MODALITIES[key].name for key in embedding.modalities]
         if embedding is not None and embedding.pooling != "mean"
         else None,
-        modalities_used=list(outcome.modalities),
-        n_tokens=embedding.n_tokens if embedding else 0,
-        qa_flags=list(outcome.flags),
-        warnings=[trouble(warning) for warning in outcome.warnings],
-        error=trouble(outcome.error) if outcome.error else None,
-    )
+        "modalities_used": outcome.modalities,
+        "n_tokens": embedding.n_tokens if embedding else 0,
+        "qa_flags": outcome.flags,
+        "warnings": [trouble_data(warning) for warning in outcome.warnings],
+        "error": trouble_data(outcome.error) if outcome.error else None,
+    }
 
 
-def predicted_item(one: Prediction[Answers], density: bool) -> PredictedItem:
-    """What the heads say of one object; `density` also gives the probabilities of cells."""
+def predicted_data(one: Prediction[Answers], density: bool) -> dict[str, Any]:
+    """What the heads say of one object, as `PredictedItem`; `density` also gives the probabilities of cells."""
     outcome = one.outcome
-    refused = any(isinstance(answer, AlbireoError) for answer in (one.answer or {}).values())
-    return PredictedItem(
-        id=outcome.subject.id,
-        file=outcome.subject.file,
-        status="degraded" if refused else outcome.status,
-        predictions={
-            name: AnswerReply(error=trouble(answer))
-            if isinstance(answer, AlbireoError)
-            else AnswerReply(**as_data(answer, density))
-            for name, answer in (one.answer or {}).items()
-        },
-        modalities_used=list(one.modalities),
-        n_tokens=one.n_tokens,
-        qa_flags=list(outcome.flags),
-        warnings=[trouble(warning) for warning in outcome.warnings],
-        error=trouble(outcome.error) if outcome.error else None,
-    )
+    return {
+        "id": outcome.subject.id,
+        "file": outcome.subject.file,
+        "ra": outcome.subject.ra,
+        "dec": outcome.subject.dec,
+        "status": predicted_status(one),
+        "predictions": {name: _answer_data(answer, density) for name, answer in (one.answer or {}).items()},
+        "modalities_used": one.modalities,
+        "n_tokens": one.n_tokens,
+        "qa_flags": outcome.flags,
+        "warnings": [trouble_data(warning) for warning in outcome.warnings],
+        "error": trouble_data(outcome.error) if outcome.error else None,
+    }
 
 
-def predict_reply(
-    predicted: Predicted, engine: Engine, items: list[PredictedItem], parse: float, density: bool
-) -> dict[str, Any]:
-    """What heads say of a request, but for its id; `density` also gives the edges of their cells."""
+def _answer_data(answer: Answer | AlbireoError, density: bool) -> dict[str, Any]:
+    if isinstance(answer, AlbireoError):
+        nothing: dict[str, Any] = {"numbers": [], "class": None, "classes": {}, "density": None, "flags": []}
+        return nothing | {"typicality": None, "error": trouble_data(answer)}
+    data = as_data(answer, density) | {"error": None}
+    if data["density"] is not None:
+        data["density"].setdefault("probability", None)
+    return data
+
+
+def envelope(done: Embedded | Predicted, engine: Engine, request: Request, parse: float) -> dict[str, Any]:
+    """What an answer says of the computation, as `schemas.Envelope`."""
+    more = {"predict": done.predict_seconds} if isinstance(done, Predicted) else {}
+    return {
+        "space": done.space,
+        "model": engine.name,
+        **asdict(done.numerics),
+        "dim": engine.dim,
+        "timings_ms": milliseconds(parse, done, **more),
+        "usage": {"tokens": done.n_tokens},
+        "request_id": request.state.request_id,
+    }
+
+
+def embed_answer(
+    forms: Sequence[Form], embedded: Embedded, common: Mapping[str, Any], options: schemas.Options, request: Request
+) -> Response:
+    """The embeddings in the first of the forms that can hold them; common is the envelope."""
+    outcomes, failed = embedded.outcomes, embedded.n_failed
+
+    def given(numbers: Numbers) -> list[dict[str, Any]]:
+        return [item_data(outcome, numbers) for outcome in outcomes]
+
+    if (failure := all_failed(embedded, lambda: given("none"), request)) is not None:
+        return failure
+    refused_by: AlbireoError | None = None
+    for form in forms:
+        if form.media_type == formats.JSON:
+            content = {**common, "items": given(options.encoding)}
+            return formats.respond(formats.json_bytes(content), formats.JSON, failed)
+        if form.media_type == formats.RAW:
+            there = [outcome.embedding.values for outcome in outcomes if outcome.embedding]
+            shape = [sum(values.size // common["dim"] for values in there), common["dim"]]
+            header = {**common, "numbers": {"dtype": "<f4", "shape": shape}, "items": given("apart")}
+            return formats.as_raw(header, there, failed)
+        if form.media_type == formats.NPY:
+            try:
+                return formats.as_npy(outcomes)
+            except NotAcceptable as error:
+                refused_by = error
+                continue
+        about = formats.about({**common, "pooling": options.pooling})
+        table = embedding_table(outcomes, embedding_schema(common["dim"], about, outcome=True))
+        return formats.as_table(table, form, failed)
+    assert refused_by is not None
+    return documented(refused_by, given("none"), request, 406)
+
+
+def predict_answer(
+    forms: Sequence[Form], predicted: Predicted, engine: Engine, common: Mapping[str, Any], density: bool,
+    request: Request,
+) -> Response:  # fmt: skip
+    """What heads say, in the first of the forms; `density` also gives the cells of redshifts and their edges."""
+
+    def given() -> list[dict[str, Any]]:
+        return [predicted_data(one, density) for one in predicted.predictions]
+
+    if (failure := all_failed(predicted, given, request)) is not None:
+        return failure
     heads = {
         name: one.identity(predicted.space, one.edges(engine) if density else None)
         for name, one in predicted.heads.items()
     }
-    return {
-        "space": predicted.space,
-        "model": engine.name,
-        **asdict(predicted.numerics),
-        "dim": engine.dim,
-        "timings_ms": milliseconds(parse, predicted, predict=predicted.predict_seconds),
-        "usage": {"tokens": predicted.n_tokens},
-        "heads": heads,
-        "items": items,
-    }
+    if forms[0].media_type == formats.JSON:
+        content = {**common, "heads": heads, "items": given()}
+        return formats.respond(formats.json_bytes(content), formats.JSON, predicted.n_failed)
+    schema = prediction_schema(predicted.heads, density, formats.about({**common, "heads": heads}), outcome=True)
+    table = prediction_table(predicted.predictions, predicted.heads, density, schema)
+    return formats.as_table(table, forms[0], predicted.n_failed)
+
+
+def search_answer(
+    forms: Sequence[Form],
+    common: Mapping[str, Any],
+    outcomes: Sequence[Outcome | None],
+    found: Sequence[Neighbours],
+    ids: Sequence[str | None],
+) -> Response:
+    """The neighbours of each query, in the first of the forms; `ids` are those of the queries."""
+    failed = sum(outcome is not None and outcome.error is not None for outcome in outcomes)
+    if forms[0].media_type == formats.JSON:
+        results = [query_data(outcome, one) for outcome, one in zip(outcomes, found, strict=True)]
+        return formats.respond(formats.json_bytes({**common, "results": results}), formats.JSON, failed)
+    return formats.as_table(neighbour_table(outcomes, found, ids, formats.about(common)), forms[0], failed)
 
 
 def trouble(error: AlbireoError) -> schemas.Trouble:
     return schemas.Trouble(**error.as_dict())
 
 
-def all_failed(done: Embedded | Predicted, items: Sequence[BaseModel], request: Request) -> Response | None:
+def trouble_data(error: AlbireoError) -> dict[str, Any]:
+    """The same as plain data."""
+    return {
+        "code": error.code, "message": error.message, "file": error.file, "field": error.field, "fix": error.fix
+    }  # fmt: skip
+
+
+def all_failed(
+    done: Embedded | Predicted, items: Callable[[], Sequence[dict[str, Any]]], request: Request
+) -> Response | None:
     """The problem document of a request without one good object; None if there is one.
 
     It speaks of the first error, and lists every object with its own.
@@ -111,16 +208,21 @@ def all_failed(done: Embedded | Predicted, items: Sequence[BaseModel], request: 
         return None
     if not errors:
         raise BadInput("request_invalid", "nothing was sent", field="items", fix="send files or items")
-    return refused(errors[0], items, request, max(422, status_of(errors[0])))
+    return refused(errors[0], items(), request, max(422, status_of(errors[0])))
 
 
-def refused(first: AlbireoError, items: Sequence[BaseModel], request: Request, status: int = 422) -> Response:
+def refused(first: AlbireoError, items: Sequence[dict[str, Any]], request: Request, status: int = 422) -> Response:
     """The problem document of a request whose every object failed, the first of them with error `first`."""
-    body = problem(first, request.state.request_id, status, items=[item.model_dump(by_alias=True) for item in items])
-    if len(items) > 1:
-        body["detail"] = f"all {len(items)} objects failed; the first: {first.message}"
-    text = schemas.Problem(**body).model_dump_json(exclude_unset=True)
-    return Response(text, status, media_type=MEDIA_TYPE)
+    detail = f"all {len(items)} objects failed; the first: {first.message}" if len(items) > 1 else first.message
+    return documented(first, items, request, status, detail)
+
+
+def documented(
+    error: AlbireoError, items: Sequence[dict[str, Any]], request: Request, status: int, detail: str | None = None
+) -> Response:
+    """A problem document that lists every object."""
+    body = problem(error, request.state.request_id, status, items=items)
+    return Response(formats.json_bytes(body | {"detail": detail or error.message}), status, media_type=MEDIA_TYPE)
 
 
 def not_ready(error: AlbireoError, request: Request, capabilities: dict[str, Any]) -> Response:
@@ -161,38 +263,30 @@ def stored_of(row: schemas.Stored, n: int) -> StoredObject:
     return StoredObject(row.id, vector, row.ra, row.dec, row.metadata, tuple(row.modalities))
 
 
-def vector_reply(id: str, error: AlbireoError | None) -> schemas.ItemReply:
-    """What became of an object that came with its vector."""
-    return schemas.ItemReply(
-        id=id,
-        file=None,
-        status="error" if error else "ok",
-        modalities_used=[],
-        n_tokens=0,
-        qa_flags=[],
-        warnings=[],
-        error=trouble(error) if error else None,
-    )
+def vector_data(id: str, error: AlbireoError | None) -> dict[str, Any]:
+    """What became of an object that came with its vector, as `schemas.ItemReply`."""
+    subject = Subject(id, None, error=error)
+    return item_data(Outcome(subject), "none")
 
 
-def query_reply(outcome: Outcome | None, found: Neighbours) -> schemas.QueryReply:
-    """The neighbours of one query."""
-    return schemas.QueryReply(
-        query=item_reply(outcome, with_embedding=False) if outcome else None,
-        k_returned=len(found.hits),
-        short_reason=found.short_reason,
-        hits=[
-            schemas.HitReply(
-                id=hit.id,
-                score=hit.score,
-                ra=hit.ra,
-                dec=hit.dec,
-                modalities=list(hit.modalities),
-                metadata=dict(hit.metadata),
-            )
+def query_data(outcome: Outcome | None, found: Neighbours) -> dict[str, Any]:
+    """The neighbours of one query, as `schemas.QueryReply`."""
+    return {
+        "query": item_data(outcome, "none") if outcome else None,
+        "k_returned": len(found.hits),
+        "short_reason": found.short_reason,
+        "hits": [
+            {
+                "id": hit.id,
+                "score": hit.score,
+                "ra": hit.ra,
+                "dec": hit.dec,
+                "modalities": hit.modalities,
+                "metadata": dict(hit.metadata),
+            }
             for hit in found.hits
         ],
-    )
+    }
 
 
 def collection_reply(collection: Collection) -> schemas.CollectionReply:
@@ -210,4 +304,8 @@ def milliseconds(parse: float, done: Embedded | Predicted | None = None, **more:
     seconds = {"parse": parse}
     if done is not None:
         seconds |= {"tokenize": done.tokenize_seconds, "encode": done.encode_seconds}
-    return {name: round(value * 1e3, 3) for name, value in (seconds | more).items()}
+    return in_milliseconds(seconds | more)
+
+
+def in_milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value * 1e3, 3) for name, value in seconds.items()}

@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import anyio.to_thread
 import numpy as np
 from anyio import CapacityLimiter
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
-from albireo.models.engine import POOLINGS
 from albireo.models.heads import Prior
-from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound, TooLarge, Unavailable
+from albireo.observations.errors import AlbireoError, BadInput, Conflict, Unavailable
 from albireo.observations.reading import FileReport
-from albireo.observations.spaces import same_space
 from albireo.service import replies, schemas
-from albireo.service.bodies import Body, read_body
-from albireo.service.core import Core
+from albireo.service import reply_formats as formats
+from albireo.service.bodies import Body, Received, receive
+from albireo.service.core import Core, Outcome
 from albireo.service.descriptions import plain
-from albireo.service.openapi import body_of, problems_of
+from albireo.service.inputs import check_count
 from albireo.service.prediction_schemas import (
     HeadCard,
     HeadsReply,
     PredictOne,
     PredictOptions,
-    PredictReply,
     PredictRequest,
     PriorCells,
 )
 from albireo.service.predictions import AnyPrior
 from albireo.service.priors import prior_of
 from albireo.service.readiness import Readiness
+from albireo.service.reply_formats import Form
 from albireo.service.settings import Settings
 from albireo.service.shelf import Shelved
 from albireo.service.subjects import Subject, join
 from albireo.service.tickets import Ticket
+from albireo.service.watch import tally
 
 Result = TypeVar("Result")
 
@@ -56,23 +55,26 @@ class Doors:
 
     async def validate(self, request: Request) -> Response:
         """Read files or items and say what was understood; nothing is embedded."""
-        body = await read_body(request, schemas.EmbedRequest)
-        return await self._work(self._validate, request, body)
+        received = await receive(request)
+        return await self._work(self._validate, request, received)
 
     async def embed(self, request: Request) -> Response:
         """Embeddings of the objects in files or items. One bad object fails alone; 422 when none is good."""
-        body = await read_body(request, schemas.EmbedRequest)
-        return await self._work(self._embed, request, body)
+        forms = formats.wanted(request, formats.EMBEDDINGS)
+        received = await receive(request)
+        return await self._work(self._embed, request, received, forms)
 
     async def predict(self, request: Request) -> Response:
         """What several heads say of the objects in files or items: one pass of the encoder for all of them."""
-        body = await read_body(request, PredictRequest)
-        return await self._work(self._predict, request, body, body.content.heads)
+        forms = formats.wanted(request, formats.ROWS)
+        received = await receive(request)
+        return await self._work(self._predict, request, received, None, forms)
 
     async def predict_one(self, head: str, request: Request) -> Response:
         """What one head says of the objects in files or items. One bad object fails alone; 422 when none is good."""
-        body = await read_body(request, PredictOne)
-        return await self._work(self._predict, request, body, [head])
+        forms = formats.wanted(request, formats.ROWS)
+        received = await receive(request)
+        return await self._work(self._predict, request, received, head, forms)
 
     async def heads(self, request: Request) -> Response:
         """The heads that can be asked, each with its card: what it was fitted on, and how well it does."""
@@ -92,13 +94,14 @@ class Doors:
 
     async def objects(self, c: str, request: Request) -> Response:
         """Add or replace objects: raw inputs as for /v1/embed, or vectors. On disk when this answers."""
-        body = await read_body(request, schemas.ObjectsRequest)
-        return await self._work(self._objects, c, request, body)
+        received = await receive(request)
+        return await self._work(self._objects, c, request, received)
 
     async def search(self, c: str, request: Request) -> Response:
         """The nearest objects, exactly, to an object of the collection, a vector, or what files or inputs hold."""
-        body = await read_body(request, schemas.SearchRequest)
-        return await self._work(self._search, c, request, body)
+        forms = formats.wanted(request, formats.ROWS)
+        received = await receive(request)
+        return await self._work(self._search, c, request, received, forms)
 
     async def livez(self) -> schemas.LiveReply:
         """The event loop turns."""
@@ -134,7 +137,7 @@ class Doors:
     def _subjects(self, body: Body[Any]) -> list[Subject]:
         """The objects of a body: of its items, or of all its files."""
         items = body.content.items
-        self._check_model(body.content.model)
+        self.core.check_model(body.content.model)
         gatherer = body.gatherer()
         self._check_count(len(items))
         subjects = gatherer.items(items) if items else gatherer.everything()
@@ -142,20 +145,10 @@ class Doors:
         return join(subjects) if body.content.options.join else subjects
 
     def _check_count(self, n: int) -> None:
-        if n > self.settings.max_items:
-            raise TooLarge(
-                "too_large",
-                f"{n} objects, the limit is {self.settings.max_items} a request",
-                field="items",
-                fix="send fewer at a time, or raise ALBIREO_MAX_ITEMS",
-            )
+        check_count(n, self.settings.max_items)
 
-    def _check_model(self, model: str | None) -> None:
-        engine = self.core.engine
-        if model is not None and model not in (engine.name, *(engine.space(p).partition(":")[0] for p in POOLINGS)):
-            raise NotFound("model_unknown", f"no model {model!r}", field="model", fix=f"loaded: {engine.name}")
-
-    def _validate(self, request: Request, body: Body[schemas.EmbedRequest]) -> Response:
+    def _validate(self, request: Request, received: Received) -> Response:
+        body = received.body(schemas.EmbedRequest)
         gatherer = body.gatherer()
         if body.content.items:
             reports: list[FileReport] = []
@@ -168,44 +161,29 @@ class Doors:
         model = self.core.engine.name
         return replies.reply(schemas.ValidateReply(model=model, request_id=request.state.request_id, **understood))
 
-    def _embed(self, request: Request, body: Body[schemas.EmbedRequest]) -> Response:
+    def _embed(self, request: Request, received: Received, forms: Sequence[Form]) -> Response:
         began = time.perf_counter()
+        body = received.body(schemas.EmbedRequest)
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
         options = body.content.options
         embedded = self._core(request, options).embed(subjects, options.pooling, normalize=options.normalize)
-        items = [replies.item_reply(outcome, options.encoding) for outcome in embedded.outcomes]
-        failure = replies.all_failed(embedded, items, request)
-        if failure is not None:
-            return failure
-        return replies.reply(
-            schemas.EmbedReply(
-                space=embedded.space,
-                model=self.core.engine.name,
-                **asdict(embedded.numerics),
-                dim=self.core.engine.dim,
-                timings_ms=replies.milliseconds(parsed, embedded),
-                usage={"tokens": embedded.n_tokens},
-                request_id=request.state.request_id,
-                items=items,
-            ),
-            embedded.n_failed,
-        )
+        with tally().timings.stage("serialize"):
+            common = replies.envelope(embedded, self.core.engine, request, parsed)
+            return replies.embed_answer(forms, embedded, common, options, request)
 
-    def _predict(self, request: Request, body: Body[Any], names: Sequence[str]) -> Response:
+    def _predict(self, request: Request, received: Received, head: str | None, forms: Sequence[Form]) -> Response:
+        """What the head of the address says, None: what the heads that the body names say."""
         began = time.perf_counter()
+        body: Body[Any] = received.body(PredictRequest) if head is None else received.body(PredictOne)
         options: PredictOptions = body.content.options
-        heads = {name: self.core.shelf.open(name) for name in names}
+        heads = {name: self.core.shelf.open(name) for name in ([head] if head is not None else body.content.heads)}
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
         predicted = self._core(request, options).predict(subjects, heads, prior=_prior(options.prior))
-        items = [replies.predicted_item(one, options.density) for one in predicted.predictions]
-        failure = replies.all_failed(predicted, items, request)
-        if failure is not None:
-            return failure
-        content = replies.predict_reply(predicted, self.core.engine, items, parsed, options.density)
-        reply = PredictReply(**content, request_id=request.state.request_id)
-        return replies.reply(reply, predicted.n_failed)
+        with tally().timings.stage("serialize"):
+            common = replies.envelope(predicted, self.core.engine, request, parsed)
+            return replies.predict_answer(forms, predicted, self.core.engine, common, options.density, request)
 
     def _heads(self, request: Request) -> Response:
         model, found = self.core.described, list(self.core.shelf.all())
@@ -219,11 +197,7 @@ class Doors:
         )
 
     def _put(self, name: str, body: schemas.CollectionRequest) -> Response:
-        engine = self.core.engine
-        space = body.space or engine.space("mean")
-        if body.dim is None and not same_space(space, engine.space("mean")):
-            raise BadInput("request_invalid", "dim is needed for the space of another model", field="dim")
-        collection = self.core.collections.create(name, space, body.dim or engine.dim, body.metric)
+        collection = self.core.create(name, body.space, body.dim, body.metric)
         return replies.reply(replies.collection_reply(collection))
 
     def _list(self, request: Request) -> Response:
@@ -231,8 +205,9 @@ class Doors:
         rows = [replies.collection_reply(known.get(name)) for name in known.names()]
         return replies.reply(schemas.CollectionsReply(collections=rows, request_id=request.state.request_id))
 
-    def _objects(self, name: str, request: Request, body: Body[schemas.ObjectsRequest]) -> Response:
+    def _objects(self, name: str, request: Request, received: Received) -> Response:
         began = time.perf_counter()
+        body = received.body(schemas.ObjectsRequest)
         if body.content.objects:
             return self._vectors(name, request, body)
         _need_mean(body.content.options)
@@ -240,23 +215,21 @@ class Doors:
         subjects = self._subjects(body)
         parsed = time.perf_counter() - began
         embedded, kept = self._core(request, body.content.options).index(name, subjects)
-        items = [replies.item_reply(outcome, with_embedding=False) for outcome in embedded.outcomes]
-        failure = replies.all_failed(embedded, items, request)
+        items = [replies.item_data(outcome, "none") for outcome in embedded.outcomes]
+        failure = replies.all_failed(embedded, lambda: items, request)
         if failure is not None:
             return failure
-        return replies.reply(
-            schemas.ObjectsReply(
-                collection=name,
-                space=embedded.space,
-                model=self.core.engine.name,
-                indexed=kept,
-                count=collection.count,
-                items=items,
-                timings_ms=replies.milliseconds(parsed, embedded),
-                request_id=request.state.request_id,
-            ),
-            embedded.n_failed,
-        )
+        content = {
+            "collection": name,
+            "space": embedded.space,
+            "model": self.core.engine.name,
+            "indexed": kept,
+            "count": collection.count,
+            "items": items,
+            "timings_ms": replies.milliseconds(parsed, embedded),
+            "request_id": request.state.request_id,
+        }
+        return formats.respond(formats.json_bytes(content), formats.JSON, embedded.n_failed)
 
     def _vectors(self, name: str, request: Request, body: Body[schemas.ObjectsRequest]) -> Response:
         began = time.perf_counter()
@@ -272,29 +245,28 @@ class Doors:
                 raise _space_missing("space")
             self.core.check_space(collection, space)
         refused = self.core.index_vectors(name, stored, collection.space)
-        items = [replies.vector_reply(row.id, error) for row, error in zip(stored, refused, strict=True)]
+        items = [replies.vector_data(row.id, error) for row, error in zip(stored, refused, strict=True)]
         failed = sum(error is not None for error in refused)
         first = next((error for error in refused if error is not None), None)
         if first is not None and failed == len(refused):
             return replies.refused(first, items, request, 409 if isinstance(first, Conflict) else 422)
-        return replies.reply(
-            schemas.ObjectsReply(
-                collection=name,
-                space=collection.space,
-                model=self.core.engine.name,
-                indexed=len(refused) - failed,
-                count=collection.count,
-                items=items,
-                timings_ms=replies.milliseconds(time.perf_counter() - began),
-                request_id=request.state.request_id,
-            ),
-            failed,
-        )
+        answer = {
+            "collection": name,
+            "space": collection.space,
+            "model": self.core.engine.name,
+            "indexed": len(refused) - failed,
+            "count": collection.count,
+            "items": items,
+            "timings_ms": replies.milliseconds(time.perf_counter() - began),
+            "request_id": request.state.request_id,
+        }
+        return formats.respond(formats.json_bytes(answer), formats.JSON, failed)
 
-    def _search(self, name: str, request: Request, body: Body[schemas.SearchRequest]) -> Response:
+    def _search(self, name: str, request: Request, received: Received, forms: Sequence[Form]) -> Response:
         began = time.perf_counter()
+        body = received.body(schemas.SearchRequest)
         query, k = body.content.query, body.content.k
-        self._check_model(body.content.model)
+        self.core.check_model(body.content.model)
         _need_mean(body.content.options)
         stated = [] if query is None else [f for f in ("id", "vector", "inputs") if getattr(query, f) is not None]
         if query is not None and len(stated) != 1:
@@ -321,25 +293,25 @@ class Doors:
             parsed = time.perf_counter() - began
             embedded, found = self._core(request, body.content.options).search_subjects(name, subjects, k)
             failure = replies.all_failed(
-                embedded, [replies.item_reply(o, with_embedding=False) for o in embedded.outcomes], request
+                embedded, lambda: [replies.item_data(one, "none") for one in embedded.outcomes], request
             )
             if failure is not None:
                 return failure
-        outcomes = embedded.outcomes if embedded else [None] * len(found)
-        return replies.reply(
-            schemas.SearchReply(
-                collection=name,
-                space=collection.space,
-                model=self.core.engine.name,
-                metric=collection.metric,
-                exact=True,
-                k=k,
-                results=[replies.query_reply(o, found) for o, found in zip(outcomes, found, strict=True)],
-                timings_ms=replies.milliseconds(parsed, embedded, total=time.perf_counter() - began),
-                request_id=request.state.request_id,
-            ),
-            embedded.n_failed if embedded else 0,
-        )
+        outcomes: Sequence[Outcome | None] = embedded.outcomes if embedded else [None] * len(found)
+        asked = query.id if query is not None else None
+        ids = [asked if one is None else one.subject.id for one in outcomes]
+        with tally().timings.stage("serialize"):
+            common = {
+                "collection": name,
+                "space": collection.space,
+                "model": self.core.engine.name,
+                "metric": collection.metric,
+                "exact": True,
+                "k": k,
+                "timings_ms": replies.milliseconds(parsed, embedded, total=time.perf_counter() - began),
+                "request_id": request.state.request_id,
+            }
+            return replies.search_answer(forms, common, outcomes, found, ids)
 
     def _info(self, request: Request) -> Response:
         about = replies.info(self.core.engine, self.settings)
@@ -369,46 +341,3 @@ def _need_mean(options: schemas.Options) -> None:
             field="pooling",
             fix="use pooling mean",
         )
-
-
-def router(doors: Doors) -> APIRouter:
-    """Every operation, and what the OpenAPI document says of it."""
-    routes = APIRouter()
-
-    def add(
-        method: str, path: str, handler: Callable[..., Any], model: type[schemas.Model], *failures: int, **more: Any
-    ) -> None:
-        name = handler.__name__ if handler.__name__ != "put_collection" else "create_collection"
-        routes.add_api_route(
-            path,
-            handler,
-            methods=[method],
-            response_model=model,
-            responses=problems_of(*failures),
-            operation_id=name,
-            summary=(handler.__doc__ or "").partition(".")[0].partition(":")[0],
-            **more,
-        )
-
-    inference = (400, 413, 415, 422, 503)
-    add("POST", "/v1/validate", doors.validate, schemas.ValidateReply, *inference, **body_of(schemas.EmbedRequest))
-    add("POST", "/v1/embed", doors.embed, schemas.EmbedReply, *inference, **body_of(schemas.EmbedRequest))
-    heads = (404, 409, *inference)
-    add("POST", "/v1/predict", doors.predict, PredictReply, *heads, **body_of(PredictRequest))
-    add("POST", "/v1/predict/{head}", doors.predict_one, PredictReply, *heads, **body_of(PredictOne))
-    add("GET", "/v1/heads", doors.heads, HeadsReply)
-    add("PUT", "/v1/collections/{c}", doors.put_collection, schemas.CollectionReply, 400, 409, 422)
-    add("GET", "/v1/collections", doors.collections, schemas.CollectionsReply)
-    add("GET", "/v1/collections/{c}", doors.collection, schemas.CollectionReply, 404, 422)
-    add(
-        "POST", "/v1/collections/{c}/objects", doors.objects, schemas.ObjectsReply, 404, 409, *inference,
-        **body_of(schemas.ObjectsRequest),
-    )  # fmt: skip
-    add(
-        "POST", "/v1/collections/{c}/search", doors.search, schemas.SearchReply, 404, 409, *inference,
-        **body_of(schemas.SearchRequest),
-    )  # fmt: skip
-    add("GET", "/livez", doors.livez, schemas.LiveReply)
-    add("GET", "/readyz", doors.readyz, schemas.ReadyReply, 503)
-    add("GET", "/v1/info", doors.info, schemas.InfoReply)
-    return routes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from albireo.models.engine import Pooling
@@ -44,7 +44,7 @@ class Input(Model):
     )
     ref: str | None = Field(default=None, description="a file part of this multipart body: `part:NAME`")
     b64: str | None = Field(default=None, description="a file, base64; its format is told by its content")
-    format: Literal["fits", "parquet", "avro", "npz", "votable", "csv", "ecsv", "text"] | None = Field(
+    format: Literal["fits", "arrow", "parquet", "avro", "npz", "votable", "csv", "ecsv", "text"] | None = Field(
         default=None, description="what `b64` or `ref` is; checked against the content"
     )
     filename: str | None = Field(default=None, description="name of the `b64` file in messages and provenance")
@@ -69,7 +69,7 @@ class Item(Model):
     """One object. Without `id` and with one input, every object of the file is an item of the reply."""
 
     id: str | None = Field(default=None, min_length=1, max_length=512)
-    inputs: list[Input] = Field(min_length=1)
+    inputs: Annotated[list[Input], FailFast()] = Field(min_length=1)
     meta: Meta = Meta()
 
 
@@ -98,7 +98,7 @@ class Options(Model):
 
 class EmbedRequest(Model):
     model: str | None = Field(default=None, description="refused unless it names the model that is loaded")
-    items: list[Item] = []
+    items: Annotated[list[Item], FailFast()] = []
     options: Options = Options()
 
 
@@ -123,7 +123,7 @@ class Stored(Model):
 class ObjectsRequest(EmbedRequest):
     """Raw inputs in `items` (as for /v1/embed), or ready vectors in `objects` with the `space` they are of."""
 
-    objects: list[Stored] = []
+    objects: Annotated[list[Stored], FailFast()] = []
     space: str | None = None
 
 
@@ -180,6 +180,8 @@ class Problem(Model):
 class ItemReply(Model):
     id: str | None
     file: str | None
+    ra: float | None = Field(default=None, description="degrees ICRS, as the file or the item states it")
+    dec: float | None = None
     status: Literal["ok", "degraded", "error"]
     embedding: list[float] | list[list[float]] | str | None = None
     shape: list[int] | None = None

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 PREFIX = "ALBIREO_"
 
-NOT_SETTINGS = frozenset({"ALBIREO_TEST_DATA", "ALBIREO_STAR_DATA"})
-"""Variables with our prefix that belong to tests and evaluation."""
+NOT_SETTINGS = frozenset({"ALBIREO_TEST_DATA", "ALBIREO_STAR_DATA", "ALBIREO_URL", "ALBIREO_TOKEN"})
+"""Variables with our prefix that belong to tests and evaluation, and to the Python client."""
+
+
+GRPC_PORT = 8001
+"""Where `albireo serve` listens for gRPC if nothing is said."""
 
 
 class Settings(BaseSettings):
@@ -44,6 +48,15 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="address that `albireo serve` listens on")
     port: int = Field(default=8000, ge=1, le=65535, description="port that `albireo serve` listens on")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description=f"port that gRPC listens on, 0: none; `albireo serve` takes {GRPC_PORT} if nothing is said",
+    )
+    grpc_max_message_bytes: int = Field(
+        default=64 << 20, gt=0, lt=1 << 31, description="largest message that is taken by gRPC, in bytes"
+    )
     device: str = Field(default="cpu", description="torch device of the engine: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
@@ -82,6 +95,9 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(
         default=60.0, gt=0, description="after which a request is given up; it may ask for less by `deadline_ms`"
     )
+    drain_seconds: float = Field(
+        default=30.0, ge=1, description="that requests inside get to be answered when the service is told to end"
+    )
     max_delay_seconds: float = Field(
         default=20.0, gt=0, description="a request that would wait longer for those before it is refused (429)"
     )
@@ -90,7 +106,32 @@ class Settings(BaseSettings):
         default=1 << 30, gt=0, description="most bytes of request bodies inside at a time; others are refused (429)"
     )
     max_body_bytes: int = Field(default=256 << 20, gt=0, description="largest request body, in bytes")
+    max_decompressed_bytes: int = Field(
+        default=1 << 30,
+        gt=0,
+        description="most bytes that the files of one request may take in memory together, once they are decompressed",
+    )
     max_items: int = Field(default=10_000, gt=0, description="most objects in one request")
+    keys_file: Path | None = Field(
+        default=None,
+        description="TOML or JSON file of the hashes of the API keys (see `albireo keys new`), read again when it "
+        "changes; none: everybody may do everything",
+    )
+    metrics_role: Literal["none", "read", "write", "admin"] = Field(
+        default="none", description="role that a key needs to read /metrics, where keys are asked for"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the certificate of the service and those that signed it; none: no TLS"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of the key of the certificate, not encrypted")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of certificates: only clients with one that these have signed are served"
+    )
+    cors_origins: str = Field(
+        default="",
+        description="web pages that browsers may call the service from: https://host, several separated by commas, or "
+        "*; none by default",
+    )
     log_format: Literal["json", "text"] | None = Field(
         default=None,
         description="one JSON object a line, or text; default: text if standard error is a terminal, else json",
@@ -103,7 +144,35 @@ class Settings(BaseSettings):
         description="OpenTelemetry collector that traces are sent to by OTLP over HTTP, e.g. http://localhost:4318; "
         "needs the extra `otel`; none by default",
     )
-    redis_url: str | None = Field(default=None, description="Redis whose health /readyz reports; none by default")
+    token_cache: Path | None = Field(
+        default=None,
+        description="folder that keeps the tokens of images, spectra and maps, so that what was tokenized once needs "
+        "no pixels, also for another encoder with the same codecs; processes may share it; none by default",
+    )
+    token_cache_bytes: int = Field(
+        default=4 << 30, ge=1 << 20, description="size of the token cache; the least recently used go first"
+    )
+    result_cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="memory of the service for embeddings that were computed already; the least recently used go first",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        description="Redis that feeds tokenizer workers in other processes and counts quotas for several services; "
+        "none by default",
+    )
+    remote_tokenizers: str = Field(
+        default="",
+        pattern="^((image|spectrum)(,(image|spectrum))?)?$",
+        description="what `albireo worker` processes tokenize where there are any: image, spectrum or image,spectrum",
+    )
+    remote_parallel: int = Field(
+        default=16, ge=1, description="objects of each of these that are given out to worker processes at a time"
+    )
+    worker_lease_seconds: float = Field(
+        default=10.0, gt=0.1, description="a worker process that is silent for so long counts as dead"
+    )
 
     @property
     def model_folder(self) -> Path:
@@ -117,12 +186,26 @@ class Settings(BaseSettings):
         from albireo.service.pipeline import Staffing
 
         on_cpu = self.device == "cpu"
+        workers = {"image": self.image_workers, "spectrum": self.spectrum_workers, "numbers": self.number_workers}
         return Staffing(
-            {"image": self.image_workers, "spectrum": self.spectrum_workers, "numbers": self.number_workers},
+            workers | dict.fromkeys(self.remote_pools, self.remote_parallel),
             self.encoders or ((self.threads or available_cores()) if on_cpu else 2),
             self.batch_tokens or (4_096 if on_cpu else 65_536),
             self.batch_wait_ms / 1e3,
         )
+
+    @property
+    def remote_pools(self) -> tuple[str, ...]:
+        """Pools whose work is given to worker processes. BadInput option_invalid if there is no Redis to do it."""
+        pools = tuple(filter(None, self.remote_tokenizers.split(",")))
+        if pools and self.redis_url is None:
+            raise BadInput(
+                "option_invalid",
+                "tokenizer workers in other processes are fed through Redis",
+                field="ALBIREO_REMOTE_TOKENIZERS",
+                fix="set ALBIREO_REDIS_URL",
+            )
+        return pools
 
     @property
     def collections_file(self) -> Path:

@@ -30,6 +30,16 @@ class Subject:
     warnings: tuple[AlbireoError, ...] = ()
     sha256: str | None = None
 
+    @property
+    def ra(self) -> float | None:
+        """Degrees ICRS; None if it is not stated, or the object could not be read."""
+        return self.observation.ra if self.observation else None
+
+    @property
+    def dec(self) -> float | None:
+        """Degrees ICRS, like `ra`."""
+        return self.observation.dec if self.observation else None
+
     def failed(self, error: AlbireoError) -> Subject:
         """The same object, with the reason why it goes no further."""
         return replace(self, observation=None, error=error)

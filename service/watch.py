@@ -17,9 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Protocol
-
-from albireo.service.tickets import Priority
+from typing import Literal, NamedTuple, Protocol
 
 Stage = Literal["parse", "tokenize", "queue", "encode", "predict", "search", "serialize"]
 STAGES: tuple[Stage, ...] = ("parse", "tokenize", "queue", "encode", "predict", "search", "serialize")
@@ -34,17 +32,14 @@ class Watch(Protocol):
     """Hears of the work of a process. Every method may be called from any thread, and takes microseconds."""
 
     def stage(self, name: Stage, seconds: float, modality: str | None = None) -> None:
-        """A unit of work took so long: a file parsed, a part of an object tokenized, a wait in the queue, a batch
-        encoded. `modality` is a kind (`image`), a public name or a token key."""
+        """A unit of work took so long: a file parsed, parts of objects tokenized, a batch encoded; or `queue`, what a
+        request waited in sum, which its door says. `modality` is a kind (`image`), a public name or a token key."""
 
     def processed(self, modality: str, tokens: int, objects: int) -> None:
         """So many tokens of a modality, of so many objects, went through the encoder."""
 
     def batch(self, tokens: int, budget: int, objects: int) -> None:
         """A batch went to the encoder; `budget` is the most tokens that it could have had."""
-
-    def queued(self, priority: Priority, tokens: int) -> None:
-        """So many tokens of a priority are waiting now."""
 
     def engine_error(self) -> None:
         """The engine raised what is no fault of the objects given to it."""
@@ -65,8 +60,6 @@ class Unwatched:
 
     def batch(self, tokens: int, budget: int, objects: int) -> None: ...
 
-    def queued(self, priority: Priority, tokens: int) -> None: ...
-
     def engine_error(self) -> None: ...
 
     def refused(self, code: str) -> None: ...
@@ -77,8 +70,7 @@ class Unwatched:
 UNWATCHED = Unwatched()
 
 
-@dataclass(frozen=True, order=True)
-class Interval:
+class Interval(NamedTuple):
     """A stage from `began` to `ended`, by time.monotonic()."""
 
     began: float

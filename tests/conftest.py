@@ -18,6 +18,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+# Before a library reads them. What is tiny is done sooner by one thread than by several that wait for each other; and
+# by default OpenMP and OpenBLAS wait by spinning, which takes the cores from one another and from every subprocess.
+# Tests of real networks ask for `all_cores`.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 Interpret = Callable[[str, Mapping[str, tuple[str, tuple[Any, ...]]]], dict[str, Any]]
 Compile = Callable[[str, Sequence[tuple[str, Mapping[str, str], Mapping[str, int]]]], list[int]]
 
@@ -57,6 +64,22 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.fail("set ALBIREO_TEST_DATA to the folder with the real survey files (raw/ and eval/)")
     return Path(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_are_given_back() -> Iterator[None]:
+    """A command that is called in this process sets the threads of torch for all that comes after it."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="module")
+def all_cores() -> None:
+    """torch computes on all cores, as in a service."""
+    from albireo.models.torch_engine import use_threads
+
+    use_threads()
 
 
 @pytest.fixture(scope="session")

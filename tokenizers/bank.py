@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import MODALITIES, Modality
+from albireo.observations.observation import Payload
 from albireo.tokenizers.base import Tokenizer
 from albireo.tokenizers.catalog import CatalogTokenizer
 from albireo.tokenizers.checkpoint import WEIGHTS, Checkpoint
@@ -76,6 +79,21 @@ class TokenizerBank(Mapping[str, Tokenizer[Any]]):
                 field=MODALITIES[key].name,
                 fix="it reads " + ", ".join(MODALITIES[known].name for known in self._tokenizers),
             ) from None
+
+    def tokens(
+        self, key: str, payloads: Sequence[Payload]
+    ) -> list[tuple[NDArray[np.int64], tuple[str, ...]] | BadInput]:
+        """Tokens (n,) and QA flags of each payload of a modality, or why it has none."""
+        tokenizer = self[key]
+        checked = tokenizer.check_each(payloads)
+        good = [payload for payload, one in zip(payloads, checked, strict=True) if not isinstance(one, BadInput)]
+        several = MODALITIES[key].kind in ("scalar", "coefficients")  # else objects can be of different lengths
+        made: Iterator[NDArray[np.int64]]
+        if several and good:
+            made = iter(tokenizer.encode_checked(good).cpu().numpy())
+        else:
+            made = (tokenizer.encode_checked([payload])[0].cpu().numpy() for payload in good)
+        return [one if isinstance(one, BadInput) else (next(made), one) for one in checked]
 
     def __contains__(self, key: object) -> bool:
         return key in self._tokenizers

@@ -200,6 +200,13 @@ class Checkpoint:
         config = self._json(self.codec_folder(key) / CONFIG)
         return config if self._preprocessing is None else config | {"preprocessing": self._preprocessing}
 
+    def codec_fingerprint(self, key: str) -> str:
+        """sha256 over the configuration, preprocessing included, and the weights of the codec of a modality."""
+        config = {"preprocessing": AION_1} | self.codec_config(key)
+        path = (self.codec_folder(key) / WEIGHTS).relative_to(self.folder)
+        text = f"{json.dumps(config, sort_keys=True)} {self._sha256(path.as_posix())}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
     @property
     def of_aion(self) -> bool:
         """Whether it was trained on AION-1's selection of the sky; another checkpoint names its own in its config."""

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", ".typing", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "demo"
-)
+    ".git", ".venv", ".typing", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "demo",
+    ".bench", ".mini", ".science",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ OPTIONAL = {
     "observations/sky_cells.py": "train",
     "models/triton_kernels.py": "gpu",
     "service/qp_file.py": "qp",
+    "service/tracing.py": "otel",
     "tokenizers/triton_kernels.py": "gpu",
 }
 """Where the packages of an extra may be imported."""

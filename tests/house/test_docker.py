@@ -152,11 +152,23 @@ def test_the_health_check(stages: dict[str, list[Instruction]], target: str, sta
 
 
 def test_the_services(compose: dict[str, Any]) -> None:
-    assert compose["services"].keys() == {"api", "redis"}
+    assert compose["services"].keys() == {"api", "tokenizer-image", "tokenizer-spectrum", "redis"}
     api = compose["services"]["api"]
     assert api["build"] == {"context": ".", "target": "cpu"}
     assert api["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert "healthcheck" in compose["services"]["redis"]
+
+
+def test_the_workers_are_of_the_service(compose: dict[str, Any]) -> None:
+    """They run its image on its Redis, none is bound to one place, and they are given work."""
+    api = compose["services"]["api"]
+    workers = {name.removeprefix("tokenizer-"): one for name, one in compose["services"].items() if "tokenizer" in name}
+    assert sorted(api["environment"]["ALBIREO_REMOTE_TOKENIZERS"].split(",")) == sorted(workers)
+    for pool, worker in workers.items():
+        assert worker["command"] == ["albireo", "worker", pool]
+        assert worker["image"] == api["image"]
+        assert worker["environment"]["ALBIREO_REDIS_URL"] == api["environment"]["ALBIREO_REDIS_URL"]
+        assert not {"ports", "container_name"} & worker.keys(), "there can be only one of it"
 
 
 def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:

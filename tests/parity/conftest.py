@@ -61,6 +61,11 @@ class Pair:
         return TorchEngine.open(self.folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_all_cores(all_cores: None) -> None:
+    """Real networks, and those of the package at that."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_at_a_time() -> Iterator[None]:
     """Deterministic kernels, so that a difference is a difference."""

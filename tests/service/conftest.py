@@ -82,6 +82,16 @@ class ToyEngine:
                 out.append(Tokens(ids, flags=("toy",)))
         return out
 
+    def codec(self, key: str) -> str:
+        return "toy-codec"
+
+    def grid(self, key: str) -> tuple[int, int]:
+        specs = {**self.inputs, **self.outputs}
+        return (2, 2) if key == "tok_image" else (specs[key].n_tokens, 1)
+
+    def object_flags(self, observation: Observation) -> tuple[str, ...]:
+        return ()
+
     def embed(self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean") -> list[Embedding]:
         assert self.gate.wait(30)
         if self.crash:

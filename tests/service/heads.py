@@ -55,5 +55,5 @@ def runner(engine: Any, folder: Path) -> Run:
 
 def fit(run: Run, name: str, table: Path, folder: Path, task: str, *more: object) -> Result:
     """Fits a head on a table that holds its own labels, fast."""
-    rest = ("--labels", table, "--target", TARGETS[task], "--task", task, "--data", folder, "--epochs", 40)
+    rest = ("--labels", table, "--target", TARGETS[task], "--task", task, "--data", folder, "--epochs", 10)
     return run("heads", "fit", name, table, *rest, *more)

@@ -15,7 +15,15 @@ OPERATIONS = {
     "/livez": {"get"},
     "/readyz": {"get"},
     "/v1/info": {"get"},
+    "/v1/usage": {"get"},
+    "/v1/models": {"get"},
+    "/v1/models/{id}": {"get"},
+    "/v1/modalities": {"get"},
+    "/v1/formats": {"get"},
+    "/v1/limits": {"get"},
     "/v1/validate": {"post"},
+    "/v1/tokenize": {"post"},
+    "/v1/detokenize": {"post"},
     "/v1/embed": {"post"},
     "/v1/predict": {"post"},
     "/v1/predict/{head}": {"post"},
@@ -24,6 +32,18 @@ OPERATIONS = {
     "/v1/collections/{c}": {"get", "put"},
     "/v1/collections/{c}/objects": {"post"},
     "/v1/collections/{c}/search": {"post"},
+    "/v2": {"get"},
+    "/v2/health/live": {"get"},
+    "/v2/health/ready": {"get"},
+    "/v2/repository/index": {"post"},
+    "/v2/models/{model}": {"get"},
+    "/v2/models/{model}/ready": {"get"},
+    "/v2/models/{model}/config": {"get"},
+    "/v2/models/{model}/infer": {"post"},
+    "/v2/models/{model}/versions/{version}": {"get"},
+    "/v2/models/{model}/versions/{version}/ready": {"get"},
+    "/v2/models/{model}/versions/{version}/config": {"get"},
+    "/v2/models/{model}/versions/{version}/infer": {"post"},
 }
 
 
@@ -68,7 +88,7 @@ def test_every_error_class_has_a_status() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v2/nothing", 404, "route_unknown"),
+        ("GET", "/v9/nothing", 404, "route_unknown"),
         ("GET", "/v1/embed", 405, "method_not_allowed"),
         ("DELETE", "/v1/collections/c", 405, "method_not_allowed"),
     ],

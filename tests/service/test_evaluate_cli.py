@@ -32,7 +32,7 @@ def of_mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Answer, Path
     """A regression with albireo-mini: what was printed, all numbers, and the folder of the report."""
     folder = tmp_path_factory.mktemp("mini")
     table = write_objects(folder / "objects.ecsv", 200)
-    rest = ("--target", "mass", "--task", "regression", "--sizes", "100,all", "--epochs", 20, "--pooling", "mean")
+    rest = ("--target", "mass", "--task", "regression", "--sizes", "100,all", "--epochs", 5, "--pooling", "mean")
     done = CliRunner(env={"ALBIREO_THREADS": "1"}).invoke(
         app,
         [str(a) for a in ("evaluate", table, "--labels", table, *rest, "--data", folder, "--report", folder / "page")],
@@ -91,7 +91,7 @@ def test_a_redshift(run: Run, tmp_path: Path) -> None:
     """Of an engine whose states tell the numbers, and without the untrained one."""
     table = write_objects(tmp_path / "o.ecsv", 400)
     rest = ("--labels", table, "--target", "z_spec", "--task", "redshift", "--no-untrained", "--sizes", "all")
-    done = run("evaluate", table, *rest, "--epochs", 40, "--pooling", "mean", "--data", tmp_path, "--json")
+    done = run("evaluate", table, *rest, "--epochs", 10, "--pooling", "mean", "--data", tmp_path, "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     by_who = {run["who"]: run["scores"]["redshift"] for run in answer["runs"]}

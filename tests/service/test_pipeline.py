@@ -67,7 +67,9 @@ class SlowEngine(ToyEngine):
 
 
 def star(n: int) -> Observation:
-    return Observation(str(n), {"tok_flux_g": Scalar(float(n + 1), "nanomaggy"), "tok_flux_r": Scalar(2.0, "nanomaggy")})
+    return Observation(
+        str(n), {"tok_flux_g": Scalar(float(n + 1), "nanomaggy"), "tok_flux_r": Scalar(2.0, "nanomaggy")}
+    )
 
 
 def tokens_of(engine: ToyEngine, observations: Sequence[Observation]) -> list[Tokens]:
