@@ -38,6 +38,7 @@ NOTES = {
     "docs/aion.md": "AION-1: what is done as in the released package, what is not, and why",
     "docs/architecture.md": "folders, the way of a request, what is promised",
     "docs/benchmarks.md": "beside the released package: how it is measured, and the figures",
+    "docs/client.md": "the Python client: what it takes, what it gives, what it tries again",
     "docs/conventions.md": "axes, units, decisions, QA flags",
     "docs/errors.md": "classes and codes of errors (generated)",
     "docs/formats.md": "the files that are read, the options of reading (generated)",

@@ -27,7 +27,7 @@ from albireo.service.watch import tally
 if TYPE_CHECKING:
     from albireo.index.collection import Collection, Collections, Hit, StoredObject
     from albireo.index.flat import Metric
-    from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
+    from albireo.models.engine import CodecEngine, Embedding, Engine, Numerics, Pooling, Tokens
     from albireo.models.generation import Sampling
     from albireo.models.heads import Answer
     from albireo.observations.reading import FileReport
@@ -152,7 +152,7 @@ class Core:
             from albireo.models.torch_engine import TorchEngine, use_threads
 
             use_threads(settings.threads)
-            return TorchEngine.open(
+            opened = TorchEngine.open(
                 settings.model_folder,
                 settings.device,
                 settings.dtype,
@@ -160,6 +160,7 @@ class Core:
                 settings.tokenizer_dtype,
                 Cores(settings.threads or available_cores()),
             )
+            return _around(opened, settings)
 
         def collections() -> Collections:
             from albireo.index.collection import Collections  # only if searched or indexed
@@ -430,6 +431,24 @@ class Core:
             found = collection.search(np.stack(vectors), k, space=collection.space, exclude=ids)
         short = "the collection holds no other object"
         return [Neighbours(tuple(hits), None if len(hits) == k else short) for hits in found]
+
+
+def _around(engine: CodecEngine, settings: Settings) -> Engine:
+    """The engine with what the settings put around it: workers in other processes, caches."""
+    if settings.remote_pools:
+        from albireo.service.remote_tokens import RemoteTokens
+
+        engine = RemoteTokens(engine, str(settings.redis_url), settings.remote_pools, settings.worker_lease_seconds)
+    out: Engine = engine
+    if settings.token_cache is not None:
+        from albireo.service.token_cache import CachedTokens, TokenCache
+
+        out = CachedTokens(engine, TokenCache(settings.token_cache, settings.token_cache_bytes))
+    if settings.result_cache_bytes:
+        from albireo.service.embedding_cache import CachedEmbeddings, EmbeddingCache
+
+        out = CachedEmbeddings(out, EmbeddingCache(settings.result_cache_bytes))
+    return out
 
 
 def _bare_shelf() -> Shelf:

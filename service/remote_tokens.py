@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from redis import Redis
@@ -36,10 +36,6 @@ from albireo.observations.observation import Observation
 from albireo.service.engine_around import EngineAround
 from albireo.service.payload_bytes import pack
 from albireo.service.pipeline import POOL_OF
-
-if TYPE_CHECKING:
-    from albireo.service.core import Core
-    from albireo.service.settings import Settings
 
 log = logging.getLogger("albireo.remote")
 
@@ -162,6 +158,9 @@ class RemoteTokens(EngineAround):
     def codec(self, key: str) -> str:
         return self.codecs.codec(key)
 
+    def grid(self, key: str) -> tuple[int, int]:
+        return self.codecs.grid(key)
+
     def object_flags(self, observation: Observation) -> tuple[str, ...]:
         return self.codecs.object_flags(observation)
 
@@ -269,20 +268,3 @@ class RemoteTokens(EngineAround):
         if str(error) != self._told:
             self._told = str(error)
             log.warning("Redis does not answer, the service tokenizes itself: %s", error)
-
-
-def with_remote_tokens(core: Core, settings: Settings) -> Core:
-    """The same core, whose images or spectra are tokenized by worker processes if the settings say so."""
-    pools = settings.remote_pools
-    if not pools:
-        return core
-    from albireo.service.core import Core
-
-    assert settings.redis_url is not None
-    url, lease = settings.redis_url, settings.worker_lease_seconds
-    return Core(
-        lambda: RemoteTokens(cast(CodecEngine, core.engine), url, pools, lease),
-        lambda: core.collections,
-        lambda: core.described,
-        lambda: core.shelf,
-    )

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.index.byte_cache import ByteCache, Counts
-from albireo.models.engine import CodecEngine, Tokens
+from albireo.models.engine import CodecEngine, Engine, Tokens
 from albireo.observations.errors import AlbireoError
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation, Payload
@@ -216,10 +216,19 @@ class CachedTokens(EngineAround):
 
 def with_token_cache(core: Core, settings: Settings) -> Core:
     """The same core with a cache of tokens, if the settings name one and the engine has none."""
-    if settings.token_cache is None or isinstance(core.engine, CachedTokens):
+    if settings.token_cache is None or _cached(core.engine):
         return core
     from albireo.service.core import Core
 
     cache = TokenCache(settings.token_cache, settings.token_cache_bytes)
     engine = CachedTokens(cast(CodecEngine, core.engine), cache)
     return Core(lambda: engine, lambda: core.collections, lambda: core.described, lambda: core.shelf)
+
+
+def _cached(engine: Engine) -> bool:
+    """Whether a cache of tokens stands around an engine already."""
+    while isinstance(engine, EngineAround):
+        if isinstance(engine, CachedTokens):
+            return True
+        engine = engine.engine
+    return False

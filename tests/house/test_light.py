@@ -23,6 +23,22 @@ SCIENCE = ("scipy", "astropy", "pyarrow", "fastavro", "matplotlib", "sklearn", "
         ("albireo.tokenizers.checkpoint", (*NETWORK, *SERVER, *SCIENCE)),
         ("albireo.tokenizers.hub", (*NETWORK, *SERVER, *SCIENCE, "huggingface_hub")),
         ("albireo.service.settings", (*NETWORK, *SCIENCE)),
+        (
+            "albireo.service.client",
+            (
+                *NETWORK,
+                *SERVER,
+                "starlette",
+                "grpc",
+                "fastavro",
+                "matplotlib",
+                "sklearn",
+                "pandas",
+                "specutils",
+                "sncosmo",
+                "qp",
+            ),
+        ),
         ("albireo.service.cli", (*NETWORK, *SCIENCE, "fastapi", "uvicorn")),
     ],
 )
