@@ -192,7 +192,7 @@ def _train(
 def _batches(network: HeadNetwork, rows: Sequence[Rows]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Numbers of objects -> their scaled states, and kinds: made once for all epochs, if there are not many."""
     size = max((rows[i].values.size for i in range(min(len(rows), 200))), default=0)
-    if isinstance(rows, StateRows) or size * len(rows) > SIDE_BY_SIDE:
+    if not isinstance(rows, list) or size * len(rows) > SIDE_BY_SIDE:
         return lambda chosen: _scaled(network, [rows[i] for i in chosen.tolist()])
     x, kinds = _scaled(network, rows)
     return lambda chosen: (x[chosen], kinds[chosen])
@@ -239,14 +239,22 @@ class StateRows(Sequence[Rows]):
         return reduce(*self.states.rows(int(self.at[i])), self.pooling, self.known)
 
 
+class Chain(Sequence[Rows]):
+    """One sequence of rows after the other, each read as it is: one part may be too large for memory, the other not."""
+
+    def __init__(self, one: Sequence[Rows], other: Sequence[Rows]) -> None:
+        self.one, self.other = one, other
+
+    def __len__(self) -> int:
+        return len(self.one) + len(self.other)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.one[i] if i < len(self.one) else self.other[i - len(self.one)]
+
+
 def _joined(one: Part, other: Part) -> Part:
-    rows: Sequence[Rows]
-    if isinstance(one.rows, StateRows):
-        assert isinstance(other.rows, StateRows)
-        first = one.rows
-        rows = StateRows(first.states, np.concatenate([first.at, other.rows.at]), first.pooling, first.known)
-    else:
-        rows = [*one.rows, *(other.rows[i] for i in range(len(other)))]
+    in_memory = isinstance(one.rows, list) and isinstance(other.rows, list)
+    rows: Sequence[Rows] = [*one.rows, *other.rows] if in_memory else Chain(one.rows, other.rows)
     weights = np.concatenate([one.weights, other.weights])
     return Part(rows, np.concatenate([one.truth, other.truth]), weights)
 

@@ -54,6 +54,14 @@ OPERATIONS: tuple[tuple[str, Role | None], ...] = (
 
 METRICS = r"(GET|HEAD) /metrics"
 
+ADMIN: Role = "admin"
+
+USAGE = "GET /v1/usage"
+"""Never refused for what was used up, and counted as nothing: it says so."""
+
+COSTLESS = re.compile(r"(GET|HEAD) .*|POST /v2/repository/index|list_.*|get|.*_metadata|model_config|repository_index")
+"""Operations that encode nothing: they go on when the tokens are used up."""
+
 LOOK_SECONDS = 2.0
 """Between two looks at whether the file of keys has changed."""
 
@@ -151,10 +159,10 @@ class Access:
     def role_of(self, operation: str) -> Role | None:
         """The role that an operation needs, None if nobody is asked for a key."""
         if operation not in self._roles:
-            role = next((role for pattern, role in self._rows if pattern.fullmatch(operation)), "admin")
             if len(self._roles) > 1000:  # addresses have names in them
                 self._roles.clear()
-            self._roles[operation] = role
+            rows = (role for pattern, role in self._rows if pattern.fullmatch(operation))
+            self._roles[operation] = next(rows, ADMIN)
         return self._roles[operation]
 
     def check(self, key: str | None, operation: str) -> Grant:
@@ -174,7 +182,10 @@ class Access:
             raise NoKey("key_unknown", "nobody has this key", fix="ask whoever runs the service for a key")
         if ROLES.index(found.role) < ROLES.index(needed):
             raise RoleMissing(found, needed, self.counters.states(found))
-        return Grant(found, self.counters.take(found), _access=self)
+        if operation == USAGE:
+            return Grant(found, self.counters.states(found), _access=self)
+        costs = COSTLESS.fullmatch(operation) is None
+        return Grant(found, self.counters.take(found, costs), _access=self)
 
     def report(self) -> tuple[bool, str]:
         """Whether keys and quotas work as they are configured, and how."""

@@ -33,8 +33,8 @@ from albireo.observations.errors import BadInput, Conflict, Unavailable
 from albireo.service.bulk_reading import Piece
 from albireo.tokenizers.checkpoint import sha256_of
 
-MANIFEST, ERRORS = "_manifest.jsonl", "_errors"
-"""Names that begin with an underscore are passed over by what reads a folder of Parquet files as one table."""
+MANIFEST, ERRORS, LOCK = "_manifest.jsonl", "_errors", ".lock"
+"""Names that begin with an underscore or a point are passed over by what reads a folder of Parquet files as a table."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Run:
         self.damaged: list[str] = []
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder, os.O_RDONLY)
+            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             self._take(resume)
         except BaseException:
@@ -88,8 +88,10 @@ class Run:
     def _take(self, resume: bool) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise Conflict("run_unfinished", "another process is at this run", file=str(self.folder)) from error
+        except OSError:
+            pass  # a file system without locks
         path = self.folder / MANIFEST
         with storing(self.folder):
             if path.exists():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +38,9 @@ KINDS = ("photometry", "image", "spectrum", "lightcurve", "gaia.xp")
 RESERVED = ("id", "meta", "read")
 """Keys of a dict of modalities that are none."""
 
+IN_MEMORY = Path(":memory:")
+"""Stands for the folder of files that are in no folder."""
+
 INPUT = frozenset(
     {"file", "modality", "ref", "b64", "format", "filename", "values", "table", "units", "object", "read"}
 )
@@ -47,7 +51,7 @@ INPUT = frozenset(
 class File:
     """A file part: its name, its size in bytes as far as it is known, and where its bytes come from.
 
-    folder  of a file on disk: companions are looked for there
+    folder  among whose files companions are looked for; None of what has none
     """
 
     name: str
@@ -105,6 +109,22 @@ def pieces(given: Any, reading: Reading, rows: int, size: int) -> list[Piece]:
     return found
 
 
+def json_text(body: Any) -> str:
+    """JSON of what is sent. BadInput for what JSON cannot state."""
+    try:
+        return json.dumps(body, allow_nan=False, separators=(",", ":"), default=_plain)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            "request_invalid", f"cannot be stated in JSON: {error}", field="item", fix="give texts and finite numbers"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, units.Quantity):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__}")
+
+
 @dataclass
 class _Inputs:
     """Makes pieces. Names of inputs that have none are counted: ids of objects without one begin with them."""
@@ -139,7 +159,7 @@ class _Inputs:
         if isinstance(given, str | Path):
             return _paths(given)
         if isinstance(given, bytes | bytearray | memoryview):
-            return [_held(self._name("bytes"), bytes(given))]
+            return [_held(self._name("bytes"), bytes(given), IN_MEMORY)]
         if is_spectrum(given):
             return [
                 File(self._name("spectrum", ".arrow"), 32 * one.flux.size, partial(_spectrum_bytes, one, place))
@@ -150,7 +170,7 @@ class _Inputs:
         hdus = [given] if isinstance(given, fits.hdu.base._BaseHDU) else given
         if isinstance(hdus, list) and hdus and all(isinstance(hdu, fits.hdu.base._BaseHDU) for hdu in hdus):
             size = sum(int(hdu.size) for hdu in hdus)
-            return [File(self._name("hdus", ".fits"), size, partial(fits_bytes, hdus))]
+            return [File(self._name("hdus", ".fits"), size, partial(fits_bytes, hdus), IN_MEMORY)]
         raise BadInput(
             "request_invalid", f"{type(given).__module__}.{type(given).__qualname__} cannot be sent", field="input",
             fix="give a path, bytes, an HDUList, a table, a spectrum, an image, a dict of modalities, or a list",
@@ -174,8 +194,9 @@ class _Inputs:
         if item.get("id") is not None:
             item["id"] = str(item["id"])
         files: list[File] = []
-        inputs = [self._input(entry, files) for entry in stated]
-        return Piece(tuple(files), {**item, "inputs": inputs})
+        item["inputs"] = [self._input(entry, files) for entry in stated]
+        json_text(item)
+        return Piece(tuple(files), item)
 
     def _input(self, given: Mapping[str, Any], files: list[File]) -> dict[str, Any]:
         """One input in the JSON form; its file joins `files`, and `ref` becomes its number there."""
@@ -219,8 +240,8 @@ def _on_disk(path: Path) -> File:
     return File(path.name, path.stat().st_size, path.read_bytes, path.parent)
 
 
-def _held(name: str, content: bytes) -> File:
-    return File(name, len(content), lambda: content)
+def _held(name: str, content: bytes, folder: Path | None = None) -> File:
+    return File(name, len(content), lambda: content, folder)
 
 
 def _spectrum_bytes(spectrum: Any, place: int | None) -> bytes:

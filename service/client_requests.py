@@ -10,16 +10,15 @@ Request  what is sent
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from albireo.observations.errors import AlbireoError, BadInput, Late, TooLarge, Unavailable
-from albireo.service.client_inputs import File, Piece
+from albireo.service.client_inputs import File, Piece, json_text
 
 BATCH_BYTES = 8 << 20
 BATCH_OBJECTS = 1000
@@ -105,28 +104,15 @@ class Request:
     path: str
     json: Mapping[str, Any] | None = None
     files: tuple[tuple[str, str, bytes], ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
         """The body as httpx takes it."""
         if self.files:
             parts = [(name, (filename, content)) for name, filename, content in self.files]
-            return {"data": {"request": _text(self.json)}, "files": parts}
+            return {"data": {"request": json_text(self.json)}, "files": parts}
         if self.json is None:
             return {}
-        return {"content": _text(self.json).encode(), "headers": {"Content-Type": "application/json"}}
-
-
-def _text(body: Any) -> str:
-    try:
-        return json.dumps(body, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise BadInput(
-            "request_invalid",
-            f"cannot be stated in JSON: {error}",
-            field="request",
-            fix="give texts and finite numbers",
-        ) from error
+        return {"content": json_text(self.json).encode(), "headers": {"Content-Type": "application/json"}}
 
 
 def batches(pieces: Sequence[Piece], limits: Limits, together: bool) -> list[Batch]:
@@ -177,7 +163,11 @@ def parted(batch: Batch, error: AlbireoError) -> list[Batch]:
         return [part for part in around if part.groups]
     if isinstance(error, TooLarge | Late):
         halves = batch.halves()
-        return list(halves) if len(halves) > 1 else [batch.failed(error)]
+        if len(halves) > 1:
+            return list(halves)
+        if isinstance(error, TooLarge) and batch.pieces[0].halves is not None:
+            error.fix = "give each row the id of its object: the table can be parted by it"
+        return [batch.failed(error)]
     return [batch.failed(error)] if isinstance(error, Unavailable) else []
 
 
@@ -234,10 +224,11 @@ def _referred(given: Mapping[str, Any], first: int) -> dict[str, Any]:
 
 def _companions(pieces: Sequence[Piece]) -> Iterable[tuple[Piece, ...]]:
     """Each piece, with those that complete it: they are told by content, among the files of one folder."""
-    folders: dict[Path | None, list[int]] = {}
+    folders: dict[Path, list[int]] = {}
     for i, piece in enumerate(pieces):
-        if piece.error is None and piece.item is None:
-            folders.setdefault(piece.files[0].folder, []).append(i)
+        folder = piece.files[0].folder if piece.error is None and piece.item is None else None
+        if folder is not None:
+            folders.setdefault(folder, []).append(i)
     partners: dict[int, list[int]] = {}
     for members in folders.values():
         partners |= _partners(pieces, members)

@@ -19,7 +19,7 @@ from astropy.table.meta import get_yaml_from_header
 from astropy.time import Time, TimeDelta
 from numpy.typing import NDArray
 
-from albireo.observations.errors import BadInput, TooLarge
+from albireo.observations.errors import BadInput
 
 META = b"table_meta_yaml"
 """Where astropy keeps the metadata of a table, in Parquet as in Arrow."""
@@ -184,12 +184,13 @@ def pieces_of(table: pa.Table, name: str, columns: Mapping[str, str], rows: int,
     """The table in pieces of at most `rows` objects and about `size` bytes, in order of the objects' first rows.
 
     columns  the reading option of that name: which column is the id
-    Raises too_large for a table that cannot be divided because it does not say which rows are one object.
+    A table that does not say which rows are one object stays whole.
     """
-    if table.num_rows <= rows and table.nbytes <= size:
+    small = table.num_rows <= rows and table.nbytes <= size
+    keys = None if small else _ids(table, name, columns)
+    if keys is None:
         yield table
         return
-    keys = _ids(table, name, columns)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first[inverse], kind="stable")
     edges = np.flatnonzero(np.diff(inverse[order], prepend=-1))
@@ -205,22 +206,17 @@ def pieces_of(table: pa.Table, name: str, columns: Mapping[str, str], rows: int,
 
 def halves_of(table: pa.Table, name: str, columns: Mapping[str, str]) -> list[pa.Table]:
     """The table in two, or as it is if it cannot be parted."""
-    try:
-        objects = len(np.unique(_ids(table, name, columns)))
-    except TooLarge:
-        return [table]
+    keys = _ids(table, name, columns)
+    objects = 1 if keys is None else len(np.unique(keys))
     return list(pieces_of(table, name, columns, -(-objects // 2), table.nbytes)) if objects > 1 else [table]
 
 
-def _ids(table: pa.Table, name: str, columns: Mapping[str, str]) -> NDArray[Any]:
-    """What tells the objects of the rows apart, as the reader of the table's format does."""
+def _ids(table: pa.Table, name: str, columns: Mapping[str, str]) -> NDArray[Any] | None:
+    """What tells the objects of the rows apart, as the reader of the table's format does; None if nothing does."""
     names = {column.lower(): column for column in table.column_names}
     found = [names[key] for key in _id_names(table, name, columns) if key in names]
     if not found:
-        raise TooLarge(
-            "too_large", f"{table.num_rows} rows are too many for one request, and have no id to part them by",
-            file=name, field="id", fix="give each row the id of its object, or send fewer rows",
-        )  # fmt: skip
+        return None
     return np.array(["\t".join(map(str, row.values())) for row in table.select(found).to_pylist()])
 
 

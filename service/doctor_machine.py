@@ -69,15 +69,13 @@ def _numbers(version: str) -> list[int]:
 
 def processor(checked: Checked) -> Iterator[Finding]:
     """Cores, instructions, and whether the settings fit them."""
-    import torch
-
     from albireo.models.cpu import available_cores, fast_bf16
+    from albireo.models.devices import simd
 
     settings, cores = checked.settings, available_cores()
     threads = settings.threads or cores
-    simd = torch.backends.cpu.get_cpu_capability()
     bf16 = "fast bfloat16" if fast_bf16() else "no fast bfloat16"
-    detail = f"{cores} cores are granted of {os.cpu_count()}, the network uses {threads} threads; {simd}, {bf16}"
+    detail = f"{cores} cores are granted of {os.cpu_count()}, the network uses {threads} threads; {simd()}, {bf16}"
     if threads > cores:
         yield Finding(
             "processor", "warning", f"{detail}: threads get in each other's way",
@@ -94,25 +92,25 @@ def processor(checked: Checked) -> Iterator[Finding]:
 
 def gpu(checked: Checked) -> Iterator[Finding]:
     """Whether the device that is set is there, and one that is not set lies idle."""
-    import torch
+    from albireo.models.devices import gpus
 
-    device = checked.settings.device
-    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    device, found = checked.settings.device, gpus()
+    names = ", ".join(one.name for one in found)
     if device == "cpu":
         if found:
-            yield Finding("gpu", "warning", f"not used: {', '.join(found)}", "set ALBIREO_DEVICE=cuda")
+            yield Finding("gpu", "warning", f"not used: {names}", "set ALBIREO_DEVICE=cuda")
         else:
             yield Finding("gpu", "ok", "none, and none is asked for")
         return
     number = int(device.partition(":")[2] or 0) if device.startswith("cuda") else None
     if number is None or number >= len(found):
         yield Finding(
-            "gpu", "error", f"the device {device!r} is not there; GPUs that torch sees: {', '.join(found) or 'none'}",
+            "gpu", "error", f"the device {device!r} is not there; GPUs that torch sees: {names or 'none'}",
             "set ALBIREO_DEVICE=cpu, or install a driver and a torch that fit the GPU",
         )  # fmt: skip
         return
-    free, total = torch.cuda.mem_get_info(number)
-    yield Finding("gpu", "ok", f"{found[number]}, {_size(free)} of {_size(total)} are free")
+    one = found[number]
+    yield Finding("gpu", "ok", f"{one.name}, {_size(one.free)} of {_size(one.total)} are free")
 
 
 def memory(checked: Checked) -> Iterator[Finding]:

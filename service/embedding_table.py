@@ -186,11 +186,13 @@ def _rows(embedding: Embedding | None) -> list[str | None]:
 
 def _vectors(embeddings: Sequence[Embedding | None], dim: int) -> pa.Array:
     """Every vector (dim,) of the embeddings; null where there is none."""
-    nothing = np.zeros((1, dim), np.float32)
-    parts = [nothing if one is None else np.atleast_2d(one.values) for one in embeddings]
-    flat = pa.array(np.concatenate(parts).astype(np.float32, copy=False).ravel())
-    gone = np.repeat([one is None for one in embeddings], [len(part) for part in parts])
-    return pa.FixedSizeListArray.from_arrays(flat, dim, mask=pa.array(gone) if gone.any() else None)
+    nothing = np.zeros(dim, np.float32)
+    flat = np.concatenate([nothing if one is None else one.values.ravel() for one in embeddings])
+    values = pa.array(flat.astype(np.float32, copy=False))
+    if all(one is not None for one in embeddings):
+        return pa.FixedSizeListArray.from_arrays(values, dim)
+    gone = [one is None for one in embeddings for _ in _rows(one)]
+    return pa.FixedSizeListArray.from_arrays(values, dim, mask=pa.array(gone))
 
 
 def error_table(outcomes: Sequence[Outcome]) -> pa.Table | None:

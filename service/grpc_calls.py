@@ -261,6 +261,10 @@ class Calls(grpc.aio.ServerInterceptor):
                 await context.send_initial_metadata(about)
             yield call, place
             done = True
+            call.charge()
+            if grant is not None:
+                left = ((name.lower(), text) for name, text in grant.headers())
+                context.set_trailing_metadata((*about, *left))
         finally:
             _CURRENT.reset(token)
             call.end()

@@ -120,11 +120,14 @@ class Counters:
                 old = before.get(key.name)
                 self._buckets[key.name] = old if old is not None and old.limits == limits else Buckets(limits, now)
 
-    def take(self, key: Key) -> list[State]:
-        """One request of a key, and what is left. Exceeded, and nothing is taken, if it has used up a limit."""
+    def take(self, key: Key, costs: bool = True) -> list[State]:
+        """One request of a key, and what is left. Exceeded, and nothing is taken, if it has used up a limit.
+
+        costs  False for a request that will cost no tokens: then those may be used up
+        """
         with self._lock:
             buckets = self._filled(key)
-            _refuse_empty(key, buckets, ("requests", "tokens"))
+            _refuse_empty(key, buckets, ("requests", "tokens") if costs else ("requests",))
             buckets.spend("requests", 1)
             return buckets.states()
 

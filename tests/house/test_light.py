@@ -12,6 +12,7 @@ import pytest
 NETWORK = ("torch", "faiss", "safetensors")
 SERVER = ("fastapi", "uvicorn", "pydantic", "typer")
 SCIENCE = ("scipy", "astropy", "pyarrow", "fastavro", "matplotlib", "sklearn", "sncosmo", "specutils")
+UNASKED = ("starlette", "grpc", "fastavro", "matplotlib", "sklearn", "pandas", "specutils", "sncosmo", "qp")
 
 
 @pytest.mark.parametrize(
@@ -23,22 +24,7 @@ SCIENCE = ("scipy", "astropy", "pyarrow", "fastavro", "matplotlib", "sklearn", "
         ("albireo.tokenizers.checkpoint", (*NETWORK, *SERVER, *SCIENCE)),
         ("albireo.tokenizers.hub", (*NETWORK, *SERVER, *SCIENCE, "huggingface_hub")),
         ("albireo.service.settings", (*NETWORK, *SCIENCE)),
-        (
-            "albireo.service.client",
-            (
-                *NETWORK,
-                *SERVER,
-                "starlette",
-                "grpc",
-                "fastavro",
-                "matplotlib",
-                "sklearn",
-                "pandas",
-                "specutils",
-                "sncosmo",
-                "qp",
-            ),
-        ),
+        ("albireo.service.client", (*NETWORK, *SERVER, *UNASKED)),
         ("albireo.service.cli", (*NETWORK, *SCIENCE, "fastapi", "uvicorn")),
     ],
 )

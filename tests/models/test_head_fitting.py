@@ -47,7 +47,7 @@ def share_covered(head: Head, some: Toys, target: str, level: float) -> float:
 
 def test_numbers_are_found(made: Toys, fresh: Toys) -> None:
     """Also with labels that are missing; the card's test metrics are those of fresh objects."""
-    head = made.fit(Plan("regression", ("t", "cubic"), pooling="mean_per_modality", epochs=20))
+    head = made.fit(Plan("regression", ("t", "cubic"), pooling="mean_per_modality", epochs=8))
     answers = head.predict(fresh.embeddings, fresh.observations)
     truth = {"t": fresh.labels["t"], "cubic": fresh.labels["cubic"]}
     found = scores("regression", answers, truth)
@@ -156,7 +156,7 @@ def test_attention_finds_the_needle_that_the_mean_loses() -> None:
     hay, fresh = needles(1_000, 21, rows=20), needles(300, 22, rows=20)
     found = {}
     for pooling in ("mean", "attentive"):
-        head = hay.fit(Plan("regression", ("y",), pooling=pooling, queries=2, epochs=20))  # type: ignore[arg-type]
+        head = hay.fit(Plan("regression", ("y",), pooling=pooling, queries=2, epochs=12))  # type: ignore[arg-type]
         answers = head.predict(fresh.embeddings, fresh.observations)
         found[pooling] = scores("regression", answers, fresh.labels)["y"]["r2"][0]
     assert found["attentive"] > 0.8
@@ -164,7 +164,7 @@ def test_attention_finds_the_needle_that_the_mean_loses() -> None:
 
 
 def test_classes_are_found_and_their_probabilities_true(made: Toys, fresh: Toys) -> None:
-    head = made.fit(Plan("classification", ("kind",), pooling="mean_per_modality", epochs=12))
+    head = made.fit(Plan("classification", ("kind",), pooling="mean_per_modality", epochs=6))
     found = scores("classification", head.predict(fresh.embeddings, fresh.observations), {"kind": fresh.labels["kind"]})
     assert found["kind"]["balanced_accuracy"][0] > 0.75
     assert found["kind"]["calibration_error"][0] < 0.08
@@ -178,7 +178,7 @@ def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
     truth = np.where(fresh.labels["t"] > 1.3, "rare", "other")
     found = []
     for balanced in (False, True):
-        head = made.fit(Plan("classification", ("kind",), pooling="mean", balanced=balanced, epochs=8), **rare)
+        head = made.fit(Plan("classification", ("kind",), pooling="mean", balanced=balanced, epochs=4), **rare)
         said = np.array([next(iter(a.classes)) for a in head.predict(fresh.embeddings, fresh.observations)])
         found.append(((said == truth)[truth == "rare"].mean(), (said == "rare").mean()))
     assert found[1] > found[0]
@@ -186,7 +186,7 @@ def test_balanced_classes_count_alike(made: Toys, fresh: Toys) -> None:
 
 
 def test_redshifts_are_found_and_covered(made: Toys, fresh: Toys) -> None:
-    plan = Plan("redshift", ("redshift",), pooling="mean_per_modality", epochs=18, parts=(0.5, 0.1, 0.4, 0.0))
+    plan = Plan("redshift", ("redshift",), pooling="mean_per_modality", epochs=9, parts=(0.5, 0.1, 0.4, 0.0))
     head = made.fit(plan)
     answers = head.predict(fresh.embeddings, fresh.observations)
     found = scores("redshift", answers, {"redshift": fresh.labels["redshift"]})["redshift"]
@@ -215,8 +215,8 @@ def test_a_density_is_as_fine_as_what_is_known() -> None:
         embeddings = [states_of(row[None], ["tok_flux_g"]) for row in rows]
         return Toys(toys(1).engine, observations, embeddings, {"z": np.expm1(u)})
 
-    made, fresh = sharp(2_000, "a"), sharp(300, "b")
-    head = made.fit(Plan("redshift", ("z",), pooling="mean", epochs=40))
+    made, fresh = sharp(1_000, "a"), sharp(300, "b")
+    head = made.fit(Plan("redshift", ("z",), pooling="mean", epochs=20))
     said = np.array([a.numbers[0].value for a in head.predict(fresh.embeddings, fresh.observations)])
     z = fresh.labels["z"]
     assert np.median(np.abs(said - z) / (1 + z)) < 1_000 / 299_792
@@ -237,7 +237,7 @@ def test_low_and_high_redshifts_are_found_and_covered() -> None:
         return Toys(toys(1).engine, observations, [states_of(one, keys) for one in rows], {"z": np.expm1(u)})
 
     made, fresh = planted(1_200, "a"), planted(1_500, "b")
-    head = made.fit(Plan("redshift", ("z",), pooling="mean_per_modality", epochs=30, parts=(0.4, 0.1, 0.5, 0.0)))
+    head = made.fit(Plan("redshift", ("z",), pooling="mean_per_modality", epochs=15, parts=(0.4, 0.1, 0.5, 0.0)))
     z = fresh.labels["z"]
     answers = head.predict(fresh.embeddings, fresh.observations)
     error = np.array([a.numbers[0].value for a in answers]) - z
@@ -275,7 +275,7 @@ def test_weights_make_some_objects_count_more() -> None:
     truth = np.where(np.arange(600) % 2 == 0, -3.0, 3.0) + 0.1 * made.labels["t"]
     for heavy in (0, 1):
         weights = np.where(np.arange(600) % 2 == heavy, 10.0, 1.0)
-        head = made.fit(Plan("regression", ("y",), pooling="mean", weights="w", epochs=8), y=truth, w=weights)
+        head = made.fit(Plan("regression", ("y",), pooling="mean", weights="w", epochs=4), y=truth, w=weights)
         said = [a.numbers[0].value for a in head.predict(made.embeddings, made.observations)]
         assert np.sign(np.median(said)) == (-1 if heavy == 0 else 1)
 
@@ -295,10 +295,13 @@ def test_the_same_seed_makes_the_same_file(made: Toys, task: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_states_that_stay_on_disk_make_the_same_head(made: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_states_that_stay_on_disk_make_the_same_head(made: Toys, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """All of them, or those of the training part only: the others are fewer, and fit into memory."""
     plan, some = Plan("regression", ("t",), epochs=2, queries=2), made.part(range(200))
     in_memory = some.fit(plan)
-    monkeypatch.setattr(head_training, "IN_MEMORY", 0)
+    rows = sum(one.n_rows for one in some.states.objects) * some.states.dim * 4
+    monkeypatch.setattr(head_training, "IN_MEMORY", int(share * rows))
     assert some.fit(plan).sha256 == in_memory.sha256
 
 

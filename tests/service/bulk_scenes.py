@@ -189,7 +189,7 @@ def stopped(inputs: Path, folder: Path) -> dict[str, Any]:
     status = ended(pid)
     seen = {"status": status, "said": said.read_text(), "finished": len(lines(out))}
     parts = out.with_name(out.name + ".parts")
-    seen["left"] = [str(path) for path in parts.rglob("*") if path.name.startswith(".")]
+    seen["left"] = [str(path) for path in parts.rglob("*") if path.name.endswith(".tmp")]
     ended(start(inputs, out, folder.parent / "stopped.log", said))
     return seen
 

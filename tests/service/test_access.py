@@ -420,6 +420,8 @@ def test_http_quota_of_requests(guarded: TestClient, keys) -> None:
     assert refused.json()["code"] == "quota_exceeded"
     assert 25 <= int(refused.headers["retry-after"]) <= 31
     assert refused.headers["ratelimit-remaining"] == "0"
+    usage = guarded.get("/v1/usage", headers=bearer(keys["tight"]))  # who has used up all may ask how long
+    assert (usage.status_code, usage.json()["limits"][0]["remaining"]) == (200, 0)
 
 
 def test_http_quota_of_tokens_is_that_of_usage(guarded: TestClient, keys) -> None:
@@ -437,6 +439,7 @@ def test_http_quota_of_tokens_is_that_of_usage(guarded: TestClient, keys) -> Non
     codes = [guarded.post("/v1/embed", json=ONE, headers=bearer(keys["cheap"])).status_code for _ in range(10)]
     assert codes == sorted(codes)
     assert codes[-1] == 429
+    assert guarded.get("/v1/info", headers=bearer(keys["cheap"])).status_code == 200  # it costs no tokens
 
 
 def test_a_service_without_keys_counts_nothing(client: TestClient) -> None:
@@ -485,9 +488,12 @@ def test_grpc_asks_the_same_access(core, settings: Settings, access: Access, key
         return caught.value.code(), detail(caught.value, "ErrorInfo").reason
 
     with served(core, settings, access=access) as door:
-        tokens = ask(keys["cheap"]).envelope.tokens
+        metadata = [("authorization", f"Bearer {keys['cheap']}")]
+        answer, call = door.embedding.Embed.with_call(embedded(of_fluxes("a")), metadata=metadata, timeout=20)
+        tokens = answer.envelope.tokens
         assert tokens > 0
         assert [state.remaining for state in access.check(keys["cheap"], "embed").states] == [10 - tokens]
+        assert dict(call.trailing_metadata())["ratelimit-remaining"] == str(10 - tokens)
         ask(keys["tight"])
         ask(keys["tight"])
         assert refused(keys["tight"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "quota_exceeded")
@@ -671,7 +677,7 @@ def test_grpc_with_certificates_of_clients(core, settings: Settings, certificate
     def alive(credentials: grpc.ChannelCredentials) -> bool:
         with grpc.secure_channel(f"127.0.0.1:{door.door.port}", credentials) as channel:
             try:
-                grpc.channel_ready_future(channel).result(timeout=3)
+                grpc.channel_ready_future(channel).result(timeout=1.5)
             except grpc.FutureTimeoutError:
                 return False
             return True

@@ -331,7 +331,7 @@ def test_into_a_folder(job: Job, core: Core, counting: CountingEngine, tmp_path:
     summary = embed(core, folder)
     assert pq.read_table(folder.output).equals(table)
     assert sorted(path.name for path in folder.output.iterdir()) == [
-        "_errors", MANIFEST, *(f"part-000000-00{k}.parquet" for k in range(8))
+        ".lock", "_errors", MANIFEST, *(f"part-000000-00{k}.parquet" for k in range(8))
     ]  # fmt: skip
     assert pq.read_table(folder.errors_output).column("id").to_pylist() == ["t1-4"]
     lines = chunks_in(folder.output)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from specutils import Spectrum, SpectrumList
 
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.errors import AlbireoError, BadInput, TooLarge
 from albireo.observations.reading import FileReport, read_files
 from albireo.observations.source import Source
 from albireo.service.client import Client
@@ -266,11 +266,15 @@ def test_pieces_of_a_table_never_part_an_object(ids: list[str], rows: int, size:
         assert all(len(set(part["object_id"].to_pylist())) <= rows for part in parts)
 
 
-def test_rows_without_ids_cannot_be_parted() -> None:
-    table = arrow_table(photometry(8)).drop_columns(["id"])
-    with pytest.raises(BadInput, match="no id"):
-        list(pieces_of(table, "t", {}, 3, 1 << 20))
-    assert len(list(pieces_of(arrow_table(photometry(8)), "t", {}, 3, 1 << 20))) == 3
+def test_rows_without_ids_stay_together(client: Client) -> None:
+    table = photometry(60)
+    assert len(list(pieces_of(arrow_table(table), "t", {}, 25, 1 << 20))) == 3
+    table.remove_column("id")
+    assert len(list(pieces_of(arrow_table(table), "t", {}, 25, 1 << 20))) == 1
+    with pytest.raises(TooLarge) as caught:
+        client.embed(table)
+    assert "id" in (caught.value.fix or "")
+    assert len(client.embed(table[:50])) == 50
 
 
 # Spectra
@@ -513,6 +517,16 @@ def test_reading_options_that_there_are_not(stated: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as caught:
         Reading.of(stated)
     assert (caught.value.code, caught.value.field) == ("option_invalid", next(iter(stated)))
+
+
+def test_what_json_cannot_state_fails_alone(client: Client) -> None:
+    good = {"id": "a", "inputs": [{"values": {"flux_g": np.float32(3), "flux_g_unit": "nmgy"}}]}
+    bad = {"id": "b", "inputs": [{"values": {"flux_g": np.nan, "flux_g_unit": "nmgy"}}]}
+    worse = {"id": "c", "inputs": [{"values": {"flux_g": 3 * u.nmgy}}]}
+    answer = client.embed([good, bad, worse, good | {"id": "d"}], survey="legacysurvey")
+    assert answer["status"].tolist() == ["ok", "error", "error", "ok"]
+    assert answer["error_code"].tolist()[1:3] == ["request_invalid"] * 2
+    assert np.array_equal(answer["embedding"][0], answer["embedding"][3])
 
 
 def test_a_non_detection_is_no_json_number() -> None:

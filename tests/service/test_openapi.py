@@ -173,7 +173,8 @@ def tell(served: TestClient, case: Any, n: int) -> None:
     body = made.body.encode() if isinstance(made.body, str) else made.body
     content = body.read() if isinstance(body, io.IOBase) else body
     answer = served.request(str(made.method), str(made.url), content=content, headers=dict(made.headers))
-    case.validate_response(answer, checks=CHECKS)
+    late = answer.status_code == 504 and answer.json()["code"] == "deadline_exceeded"  # it may ask for no time at all
+    case.validate_response(answer, checks=CHECKS[late:])
 
 
 def explore(served: TestClient, operation: Any, mode: GenerationMode, count: int) -> int:
