@@ -64,7 +64,8 @@ class Column:
                 fix="write numbers, and nothing where there is none",
             )
         out = self.values.astype(np.float64)
-        out[self.missing] = np.nan
+        if self.missing.any():
+            out[self.missing] = np.nan
         return out
 
     def texts(self) -> list[str]:

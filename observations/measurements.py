@@ -8,6 +8,7 @@ Galactic extinction, from the name, the survey or the options. Nothing is assume
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -75,6 +76,7 @@ def table_survey(table: Columns, options: ReadOptions) -> str | None:
     return stated[0] if stated else signed[0] if len(signed) == 1 else None
 
 
+@lru_cache
 def survey_name(text: str) -> str:
     """A survey in our spelling; one that no table names stands as stated, in lower case."""
     return SURVEY_NAMES.get(re.sub(r"[^a-z0-9]", "", text.lower()), text.strip().lower())
@@ -85,7 +87,7 @@ def measurements(table: Columns, options: ReadOptions, survey: str | None, taken
     stated = list(_mapped(table, options, survey, taken))
     others = [*_documented(table, options, survey, taken), *_generic(table, options, survey, taken)]
     found = as_tokens(stated, others)
-    twice = {one.name for one in found if sum(other.name == one.name for other in found) > 1}
+    twice = {name for name, count in Counter(one.name for one in found).items() if count > 1}
     if twice:
         raise BadInput(
             "alias_ambiguous", f"several columns are {', '.join(sorted(twice))}", field=sorted(twice)[0],
@@ -141,7 +143,7 @@ def _measured(
 
 
 def _contradiction(row: Measurement, options: ReadOptions, own: bool) -> None:
-    if row.photometry is None or not own:
+    if row.photometry is None or not own or (options.system is None and options.extinction_corrected is None):
         return
     for name, stated, documented in (
         ("system", options.system, row.photometry.system),
@@ -224,7 +226,7 @@ def _screened(numbers: Doubles, form: Form) -> tuple[Doubles, Bools, Bools]:
 
 def _one_of(numbers: Doubles, values: tuple[float, ...]) -> Bools:
     """Equal as float32 too: -99.9 is stored as -99.9000015 there."""
-    out: Bools = (numbers == _both(values)).any(axis=0)
+    out: Bools = np.logical_or.reduce(numbers == _both(values), axis=0)
     return out
 
 
@@ -384,4 +386,5 @@ def _error_names(name: str, band: str) -> tuple[str, ...]:
 
 def rows_of(values: NDArray[Any]) -> list[Any]:
     """An array as Python values, fast to index."""
-    return list(values.tolist())
+    out: list[Any] = values.tolist()
+    return out

@@ -182,13 +182,14 @@ def _chosen(table: Columns, options: ReadOptions, key: str, names: Sequence[str]
     """The column that the option names, else the first of the names that is there."""
     if key in options.columns:
         return table.named(options.columns[key])
-    return next((column for name in names if (column := table.find(name)) is not None), None)
+    present = table.present
+    return next((table.find(name) for name in names if name in present), None)
 
 
 def row_ids(table: Columns, options: ReadOptions, source: Source, taken: Taken) -> tuple[list[str], tuple[str, ...]]:
     """Ids of the rows as text, and flags. Tractor's objid counts within a brick: with release and brickid it is one."""
-    parts = [table.find(name) for name in ("release", "brickid", "objid")]
-    if "id" not in options.columns and all(part is not None for part in parts):
+    if "id" not in options.columns and table.present >= {"release", "brickid", "objid"}:
+        parts = [table.find(name) for name in ("release", "brickid", "objid")]
         texts = [exact_ids(part) for part in parts if taken.take(part) is not None and part is not None]
         return ["-".join(cells) for cells in zip(*texts, strict=True)], ()
     column = taken.take(_chosen(table, options, "id", ID_NAMES))
@@ -262,7 +263,8 @@ def _labels(table: Columns, options: ReadOptions, taken: Taken) -> dict[str, lis
     found: dict[str, list[Any]] = {}
     chosen = _chosen(table, options, "class", CLASS_NAMES)
     columns = {"class": chosen} if chosen is not None else {}
-    columns |= {name: column for name in LABEL_NAMES if (column := table.find(name)) is not None}
+    present = table.present
+    columns |= {name: column for name in LABEL_NAMES if name in present and (column := table.find(name)) is not None}
     for key, column in columns.items():
         if column.values.ndim != 1:
             continue

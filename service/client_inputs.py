@@ -38,6 +38,8 @@ KINDS = ("photometry", "image", "spectrum", "lightcurve", "gaia.xp")
 RESERVED = ("id", "meta", "read")
 """Keys of a dict of modalities that are none."""
 
+HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU, fits.BinTableHDU, fits.TableHDU)
+
 IN_MEMORY = Path(":memory:")
 """Stands for the folder of files that are in no folder."""
 
@@ -167,8 +169,8 @@ class _Inputs:
             ]
         if isinstance(given, NDData):
             return [File(self._name("image", ".fits"), 2 * given.data.nbytes, partial(image_bytes, given))]
-        hdus = [given] if isinstance(given, fits.hdu.base._BaseHDU) else given
-        if isinstance(hdus, list) and hdus and all(isinstance(hdu, fits.hdu.base._BaseHDU) for hdu in hdus):
+        hdus = [given] if isinstance(given, HDUS) else given
+        if isinstance(hdus, list) and hdus:
             size = sum(int(hdu.size) for hdu in hdus)
             return [File(self._name("hdus", ".fits"), size, partial(fits_bytes, hdus), IN_MEMORY)]
         raise BadInput(

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
-import socket
-import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,11 +27,8 @@ from albireo.service.keys import ROLES, Key, Quota, Role, entry, new_key, read_k
 from albireo.service.protos.albireo.v1 import albireo_pb2 as pb
 from albireo.service.protos.inference import open_inference_pb2
 from albireo.service.quotas import DAY, MINUTE, Counters, limits_of
-from albireo.service.quotas_redis import RedisCounters
 from albireo.service.readiness import Readiness
 from albireo.service.settings import Settings
-from albireo.service.tls import Tls
-from tests.service.certificates import make_certificates
 from tests.service.grpc_doors import detail, embedded, of_fluxes, served
 
 VALUES = {"flux_g": 1.0, "flux_g_unit": "nanomaggy"}
@@ -525,184 +516,3 @@ def test_a_grpc_stream_is_charged_part_by_part(core, settings: Settings, access:
         sent.set()
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert 0 < len(got) < 2000
-
-
-# Redis
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Starts a Redis of its own at `port`, as often as it is called; all are ended after the test."""
-    program = shutil.which("redis-server") or "/usr/bin/redis-server"
-    if not Path(program).exists():
-        pytest.fail("install redis-server (Debian: apt-get install redis-server)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        running.append(
-            subprocess.Popen(
-                [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
-                cwd=tmp_path, stdout=subprocess.DEVNULL,
-            )
-        )  # fmt: skip
-        return running[-1]
-
-    start.url = f"redis://127.0.0.1:{port}/0"  # type: ignore[attr-defined]
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends, "it did not come"
-        time.sleep(0.02)
-
-
-def left(counters: Counters, key: Key) -> list[int]:
-    return [state.remaining for state in counters.states(key)]
-
-
-DAILY = Key("a", "0" * 64, "read", Quota(requests_per_day=100, tokens_per_day=1000))
-
-
-def test_services_count_together_in_redis(redis_server) -> None:
-    redis_server()
-    here, there = (RedisCounters(redis_server.url) for _ in range(2))
-    for counters in (here, there):
-        counters.know([DAILY])
-    try:
-        until(lambda: here.report() == there.report() == (True, "in Redis"))
-        for _ in range(5):
-            here.take(DAILY)
-        here.charge(DAILY, 30)
-        there.take(DAILY)
-        until(lambda: left(here, DAILY) == left(there, DAILY) == [94, 970])
-    finally:
-        here.close()
-        there.close()
-    again = RedisCounters(redis_server.url)  # a service that starts anew knows what was used
-    again.know([DAILY])
-    until(lambda: left(again, DAILY) == [94, 970])
-    again.close()
-
-
-def test_redis_gone_and_back(redis_server, caplog) -> None:
-    process = redis_server()
-    counters = RedisCounters(redis_server.url)
-    counters.know([DAILY])
-    try:
-        counters.take(DAILY)
-        until(lambda: counters.report()[1] == "in Redis")
-        process.kill()
-        process.wait()
-        until(lambda: not counters.report()[0])
-        slowest = 0.0
-        for _ in range(200):
-            if left(counters, DAILY)[0] < 1:
-                break
-            began = time.perf_counter()
-            counters.take(DAILY)
-            slowest = max(slowest, time.perf_counter() - began)
-        assert slowest < 0.05
-        with pytest.raises(Busy):  # counted by this service alone, on from what was known
-            counters.take(DAILY)
-        assert "each service counts for itself" in counters.report()[1]
-        redis_server()
-        until(lambda: counters.report()[0])
-        other = RedisCounters(redis_server.url)
-        other.know([DAILY])
-        until(lambda: left(other, DAILY)[0] <= 1)  # what was spent meanwhile was told
-        other.close()
-    finally:
-        counters.close()
-    assert "Redis is gone" in caplog.text
-
-
-def test_a_redis_that_never_was(keys, tmp_path: Path) -> None:
-    settings = Settings(keys_file=tmp_path / "keys.toml", redis_url="redis://127.0.0.1:1/0")
-    access = Access.of(settings)
-    assert access.check(keys["read"], "embed").name == "read"
-    until(lambda: not access.report()[0])
-    assert not access.shared
-    access.close()
-
-
-# TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority, and certificates of 127.0.0.1 and of a client that it has signed."""
-    folder = tmp_path_factory.mktemp("certificates")
-    make_certificates(folder)
-    return folder
-
-
-def test_tls_with_certificates_of_clients(core, settings: Settings, certificates: Path) -> None:
-    secured = settings.model_copy(
-        update={
-            "tls_certificate": certificates / "server.pem",
-            "tls_key": certificates / "server.key",
-            "tls_client_ca": certificates / "ca.pem",
-        }
-    )
-    tls = Tls.of(secured)
-    assert tls is not None
-    config = uvicorn.Config(create_app(core, secured), port=0, log_config=None, lifespan="off", **tls.uvicorn())
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    trusting = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"https://127.0.0.1:{port}/livez", verify=trusting)
-    trusting.load_cert_chain(certificates / "client.pem", certificates / "client.key")
-    assert httpx.get(f"https://127.0.0.1:{port}/livez", verify=trusting).json() == {"status": "alive"}
-    server.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def test_grpc_with_certificates_of_clients(core, settings: Settings, certificates: Path) -> None:
-    files = {name: (certificates / name).read_bytes() for name in ("ca.pem", "client.pem", "client.key")}
-    pair = (certificates / "server.pem", certificates / "server.key")
-
-    def alive(credentials: grpc.ChannelCredentials) -> bool:
-        with grpc.secure_channel(f"127.0.0.1:{door.door.port}", credentials) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=1.5)
-            except grpc.FutureTimeoutError:
-                return False
-            return True
-
-    with served(core, settings, certificate=pair, client_ca=certificates / "ca.pem") as door:
-        assert alive(grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"]))
-        assert not alive(grpc.ssl_channel_credentials(files["ca.pem"]))
-
-
-@pytest.mark.parametrize(
-    ("stated", "field"),
-    [
-        ({"tls_certificate": "server.pem"}, "ALBIREO_TLS_KEY"),
-        ({"tls_key": "server.key"}, "ALBIREO_TLS_CERTIFICATE"),
-        ({"tls_client_ca": "ca.pem"}, "ALBIREO_TLS_CERTIFICATE"),
-        ({"tls_certificate": "server.pem", "tls_key": "none.key"}, "ALBIREO_TLS_KEY"),
-        ({"tls_certificate": "server.pem", "tls_key": "client.key"}, "ALBIREO_TLS_CERTIFICATE"),
-        ({"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "names"}, "ALBIREO_TLS_CLIENT_CA"),
-    ],
-)
-def test_tls_files_that_do_not_fit(certificates: Path, stated: dict[str, str], field: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        Tls.of(Settings(**{name: certificates / file for name, file in stated.items()}))
-    assert (caught.value.code, caught.value.field) == ("option_invalid", field)
-
-
-def test_no_tls_by_default() -> None:
-    assert Tls.of(Settings()) is None

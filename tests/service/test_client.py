@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,6 +163,22 @@ def test_many_objects_go_in_several_requests_and_come_back_in_order(client: Clie
     assert np.array_equal(answer["embedding"], np.concatenate([part["embedding"] for part in parts]))
     assert answer.meta["usage"] == {"tokens": 240}
     assert len(answer.meta["request_ids"]) == 3
+
+
+@pytest.mark.parametrize(("rows", "asked", "seen"), [(120, True, True), (120, False, False), (3, True, False)])
+def test_a_bar_where_objects_need_several_requests(
+    service: Served, monkeypatch: pytest.MonkeyPatch, rows: int, asked: bool, seen: bool
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Client(service.url, progress=asked) as client:
+        client.embed(photometry(rows))
+    assert (f"{rows}/{rows}" in terminal.getvalue()) is seen
+    assert ("embedding" in terminal.getvalue()) is seen
 
 
 def test_large_files_go_one_by_one(client: Client, service: Served, image: Make, tmp_path: Path) -> None:
