@@ -13,7 +13,7 @@ from albireo.service import reply_formats as formats
 from albireo.service.bodies import FILE_TYPES
 from albireo.service.prediction_schemas import PredictOne, PredictRequest
 from albireo.service.problems import MEDIA_TYPE, OIP
-from albireo.service.reading_flags import FLAGS
+from albireo.service.reading_flags import FLAGS, Flag
 
 REF = "#/components/schemas/{model}"
 
@@ -81,8 +81,7 @@ def answers_of(model: type[schemas.Model], offered: Sequence[str] = (formats.JSO
 
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem documents that an operation answers with."""
-    example = {"unit": {"value": examples.ANSWERS["Problem"]}}
-    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="Problem")}, "examples": example}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="Problem")}}}
     return {status: {"description": "problem document (RFC 9457)", "content": content} for status in statuses}
 
 
@@ -104,6 +103,8 @@ def install(app: FastAPI) -> None:
                 known.setdefault(model.__name__, schema)
             for unused in ("HTTPValidationError", "ValidationError"):
                 known.pop(unused, None)
+            known["Problem"]["examples"] = [examples.ANSWERS["Problem"]]
+            made["components"]["parameters"] = {flag.field: _reading(flag) for flag in FLAGS}
             app.openapi_schema = made
         return app.openapi_schema
 
@@ -122,14 +123,19 @@ def _parameters(model: type[schemas.Model]) -> list[dict[str, Any]]:
     options: Any = model.model_fields["options"].annotation
     for name, form in options.in_query.items():
         rows.append((name, form, f"{options.model_fields[name].description}; without a JSON part"))
-    for flag in FLAGS:
-        schema: dict[str, Any] = {"type": _TYPES.get(flag.shape, "string")}
-        if flag.choices:
-            schema |= {"enum": list(flag.choices)}
-        if flag.shape in ("words", "pairs"):
-            schema = {"type": "array", "items": schema}
-        rows.append((flag.field, schema, flag.help))
-    return [
-        {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
-        for name, schema, text in rows
-    ]
+    own = [_query(name, schema, text) for name, schema, text in rows]
+    return own + [{"$ref": f"#/components/parameters/{flag.field}"} for flag in FLAGS]
+
+
+def _reading(flag: Flag) -> dict[str, Any]:
+    """A reading option as a query parameter."""
+    schema: dict[str, Any] = {"type": _TYPES.get(flag.shape, "string")}
+    if flag.choices:
+        schema |= {"enum": list(flag.choices)}
+    if flag.shape in ("words", "pairs"):
+        schema = {"type": "array", "items": schema}
+    return _query(flag.field, schema, flag.help)
+
+
+def _query(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": text}

@@ -79,7 +79,7 @@ def router(doors: TokenDoors) -> APIRouter:
         "POST", "/v1/collections/{c}/search", doors.search, schemas.SearchReply, *heads, offered=formats.ROWS, **search
     )  # fmt: skip
     add("GET", "/v1/models", doors.models, tokens.ModelsReply)
-    add("GET", "/v1/models/{id}", doors.model, tokens.ModelReply, 404)
+    add("GET", "/v1/models/{id}", doors.model, tokens.ModelReply, 404, 422)
     add("GET", "/v1/modalities", doors.modalities, tokens.ModalitiesReply)
     add("GET", "/v1/formats", doors.formats, tokens.FormatsReply)
     add("GET", "/v1/limits", doors.limits, tokens.LimitsReply)
