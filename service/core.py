@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from albireo.models.heads import Answer
     from albireo.observations.reading import FileReport
     from albireo.service.draws import Drawn, Wanted
+    from albireo.service.embedding_cache import EmbeddingCache
     from albireo.service.pipeline import Pipeline, Staffing
     from albireo.service.predictions import AnyPrior, Predicted, Prediction
     from albireo.service.settings import Settings
@@ -141,6 +142,7 @@ class Core:
         self._described = _Once(described or (lambda: self.engine))
         self._shelf = _Once(shelf or _bare_shelf)
         self._pipeline: _Once[Pipeline] | None = None
+        self._results: EmbeddingCache | None = None
 
     @classmethod
     def local(cls, settings: Settings) -> Core:
@@ -177,7 +179,12 @@ class Core:
 
             return Shelf(settings.head_folders)
 
-        return cls(engine, collections, described, shelf)
+        core = cls(engine, collections, described, shelf)
+        if settings.result_cache_bytes:
+            from albireo.service.embedding_cache import EmbeddingCache
+
+            core._results = EmbeddingCache(settings.result_cache_bytes)
+        return core
 
     @property
     def engine(self) -> Engine:
@@ -207,7 +214,7 @@ class Core:
         if pipeline is None:
             return self
         twin = copy(self)
-        twin._engine = _Once(lambda: pipeline().on(ticket))
+        twin._engine = _Once(lambda: _remembering(pipeline().on(ticket), self._results))
         return twin
 
     def staff(self, staffing: Staffing, watch: Watch) -> None:
@@ -444,11 +451,16 @@ def _around(engine: CodecEngine, settings: Settings) -> Engine:
         from albireo.service.token_cache import CachedTokens, TokenCache
 
         out = CachedTokens(engine, TokenCache(settings.token_cache, settings.token_cache_bytes))
-    if settings.result_cache_bytes:
-        from albireo.service.embedding_cache import CachedEmbeddings, EmbeddingCache
-
-        out = CachedEmbeddings(out, EmbeddingCache(settings.result_cache_bytes))
     return out
+
+
+def _remembering(engine: Engine, results: EmbeddingCache | None) -> Engine:
+    """The engine of a request: what was computed before does not wait in the queue again."""
+    if results is None:
+        return engine
+    from albireo.service.embedding_cache import CachedEmbeddings
+
+    return CachedEmbeddings(engine, results)
 
 
 def _bare_shelf() -> Shelf:

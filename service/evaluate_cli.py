@@ -197,9 +197,13 @@ def _engines(core: Core, with_untrained: bool, seed: int) -> dict[str, Engine]:
     if with_untrained:
         from albireo.models.torch_engine import TorchEngine
         from albireo.models.untrained import untrained
+        from albireo.service.engine_around import EngineAround
 
-        assert isinstance(core.engine, TorchEngine), "only a checkpoint has a network that could be untrained"
-        engines[UNTRAINED] = untrained(core.engine, seed)
+        engine = core.engine
+        while isinstance(engine, EngineAround):
+            engine = engine.engine
+        assert isinstance(engine, TorchEngine), "only a checkpoint has a network that could be untrained"
+        engines[UNTRAINED] = untrained(engine, seed)
     return engines
 
 

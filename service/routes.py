@@ -42,6 +42,10 @@ from albireo.service.watch import tally
 Result = TypeVar("Result")
 
 
+SPARE = 16
+"""Threads beyond those of the requests that admission lets in: for what makes no work, and is always answered."""
+
+
 class Doors:
     """The handlers, over one core. Whatever computes runs in a thread: the event loop never waits."""
 
@@ -50,7 +54,7 @@ class Doors:
         self.settings = settings
         self.readiness = readiness
         # A request waits in a thread for what the pipeline computes; admission says how many there are.
-        self._working = CapacityLimiter(settings.max_requests)
+        self._working = CapacityLimiter(settings.max_requests + SPARE)
         self._probing = CapacityLimiter(1)
 
     async def validate(self, request: Request) -> Response:

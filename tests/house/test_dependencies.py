@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,14 +44,19 @@ def third_party(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"albireo"}
 
 
+@functools.cache
+def providers() -> Mapping[str, list[str]]:
+    """Top-level module -> the distributions that install it; reads all that is installed."""
+    return metadata.packages_distributions()
+
+
 def undeclared(files: list[Path], allowed: set[str]) -> list[str]:
     """Imports whose distribution is not among `allowed`."""
-    providers = metadata.packages_distributions()
     return [
         f"{path.name}: {module}"
         for path in files
         for module in sorted(third_party(path))
-        if not {canonicalize_name(name) for name in providers.get(module, [module])} & allowed
+        if not {canonicalize_name(name) for name in providers().get(module, [module])} & allowed
     ]
 
 

@@ -21,6 +21,8 @@ from albireo.tokenizers.image import ImageTokenizer
 
 N = 17
 
+pytestmark = pytest.mark.usefixtures("all_cores")
+
 
 @pytest.fixture(scope="module")
 def engine() -> TorchEngine:
@@ -38,6 +40,12 @@ def tokens(engine: TorchEngine, observations: list[Observation]) -> list[Tokens]
     return good(engine.tokenize(observations))
 
 
+@pytest.fixture(scope="module")
+def together(engine: TorchEngine, tokens: list[Tokens]) -> np.ndarray:
+    """The mean embeddings of all, from one call."""
+    return vectors(engine, tokens)
+
+
 def good(items: list[Tokens | AlbireoError]) -> list[Tokens]:
     for item in items:
         assert isinstance(item, Tokens), item
@@ -48,12 +56,13 @@ def vectors(engine: TorchEngine, tokens: list[Tokens]) -> np.ndarray:
     return np.stack([e.values for e in engine.embed(tokens)])
 
 
-def test_the_same_batch_twice_is_bit_identical(engine: TorchEngine, tokens: list[Tokens]) -> None:
-    np.testing.assert_array_equal(vectors(engine, tokens), vectors(engine, tokens))
+def test_the_same_batch_twice_is_bit_identical(engine: TorchEngine, tokens: list[Tokens], together: np.ndarray) -> None:
+    np.testing.assert_array_equal(vectors(engine, tokens), together)
 
 
-def test_alone_or_among_others(engine: TorchEngine, observations: list[Observation], tokens: list[Tokens]) -> None:
-    together = vectors(engine, tokens)
+def test_alone_or_among_others(
+    engine: TorchEngine, observations: list[Observation], tokens: list[Tokens], together: np.ndarray
+) -> None:
     for observation, expected, among in zip(observations, together, tokens, strict=True):
         (alone,) = good(engine.tokenize([observation]))
         for key, ids in among.ids.items():
@@ -62,16 +71,17 @@ def test_alone_or_among_others(engine: TorchEngine, observations: list[Observati
         assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_order_of_modalities_does_not_matter(engine: TorchEngine, observations: list[Observation]) -> None:
+def test_order_of_modalities_does_not_matter(
+    engine: TorchEngine, observations: list[Observation], tokens: list[Tokens], together: np.ndarray
+) -> None:
     turned = [dataclasses.replace(o, data=dict(reversed(o.data.items()))) for o in observations]
     assert any(list(a.data) != list(b.data) for a, b in zip(turned, observations, strict=True))
-    one, two = good(engine.tokenize(observations)), good(engine.tokenize(turned))
-    np.testing.assert_array_equal(vectors(engine, one), vectors(engine, two))
-    shuffled = [Tokens(dict(reversed(t.ids.items()))) for t in one]
-    np.testing.assert_array_equal(vectors(engine, one), vectors(engine, shuffled))
+    np.testing.assert_array_equal(together, vectors(engine, good(engine.tokenize(turned))))
+    shuffled = [Tokens(dict(reversed(t.ids.items()))) for t in tokens]
+    np.testing.assert_array_equal(together, vectors(engine, shuffled))
 
 
-def test_after_save_and_load(engine: TorchEngine, tokens: list[Tokens], tmp_path: Path) -> None:
+def test_after_save_and_load(tokens: list[Tokens], together: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / MINI.name
     for path in MINI.rglob("*"):
         if path.is_file():
@@ -81,7 +91,7 @@ def test_after_save_and_load(engine: TorchEngine, tokens: list[Tokens], tmp_path
                 save_file(load_file(path), target)
             else:
                 target.write_bytes(path.read_bytes())
-    np.testing.assert_array_equal(vectors(engine, tokens), vectors(TorchEngine.open(folder), tokens))
+    np.testing.assert_array_equal(together, vectors(TorchEngine.open(folder), tokens))
 
 
 def test_inputs_are_not_modified(engine: TorchEngine, observations: list[Observation]) -> None:
@@ -110,8 +120,9 @@ def test_masked_tokens_have_no_influence(engine: TorchEngine) -> None:
 
 
 def test_pooling(engine: TorchEngine, tokens: list[Tokens]) -> None:
+    some = tokens[:8]
     for mean, parts, every in zip(
-        engine.embed(tokens), engine.embed(tokens, "mean_per_modality"), engine.embed(tokens, "tokens"), strict=True
+        engine.embed(some), engine.embed(some, "mean_per_modality"), engine.embed(some, "tokens"), strict=True
     ):
         assert every.values.shape == (mean.n_tokens, engine.dim)
         assert len(every.modalities) == mean.n_tokens
@@ -127,11 +138,11 @@ def test_pooling(engine: TorchEngine, tokens: list[Tokens]) -> None:
 
 def test_one_bad_object_fails_alone(engine: TorchEngine, observations: list[Observation], tokens: list[Tokens]) -> None:
     bad = Observation("bad", {"tok_flux_g": Scalar(float("nan"), "nanomaggy")})
-    found = engine.tokenize([*observations[:3], bad, *observations[3:]])
+    found = engine.tokenize([*observations[:3], bad, *observations[3:6]])
     assert isinstance(found[3], BadInput)
     assert found[3].code == "not_finite"
     assert "nan" in str(found[3])
-    for got, expected in zip(good(found[:3] + found[4:]), tokens, strict=True):
+    for got, expected in zip(good(found[:3] + found[4:]), tokens[:6], strict=True):
         np.testing.assert_equal(dict(got.ids), dict(expected.ids))
 
 

@@ -24,6 +24,11 @@ def tokens(engine: TorchEngine) -> list[Tokens]:
     return [t for t in engine.tokenize(list(simulate(8, np.random.default_rng(3)))) if isinstance(t, Tokens)]
 
 
+@pytest.fixture(scope="module")
+def posteriors(engine: TorchEngine, tokens: list[Tokens]) -> list[Posterior]:
+    return redshift_posterior(engine, tokens)
+
+
 def test_moments_of_a_known_posterior() -> None:
     edges = np.array([0.0, 0.0, 0.5, 1.0])
     posterior = Posterior(edges, np.array([0.0, 0.5, 0.5]))
@@ -34,9 +39,11 @@ def test_moments_of_a_known_posterior() -> None:
     assert Posterior(edges, np.array([0.0, 0.1, 0.9])).mode == pytest.approx(0.75)
 
 
-def test_probabilities_are_the_softmax_of_the_codes(engine: TorchEngine, tokens: list[Tokens]) -> None:
+def test_probabilities_are_the_softmax_of_the_codes(
+    engine: TorchEngine, tokens: list[Tokens], posteriors: list[Posterior]
+) -> None:
     logits = [row["tok_z"][0].astype(np.float64) for row in engine.logits(tokens, ["tok_z"])]
-    for posterior, row in zip(redshift_posterior(engine, tokens), logits, strict=True):
+    for posterior, row in zip(posteriors, logits, strict=True):
         assert posterior.probability.sum() == pytest.approx(1.0)
         np.testing.assert_allclose(np.diff(np.log(posterior.probability)), np.diff(row[: len(posterior.probability)]),
                                    atol=1e-6)  # fmt: skip
@@ -55,9 +62,11 @@ def test_every_cell_holds_what_the_tokenizer_puts_there(engine: TorchEngine, tok
         assert posterior.edges[cell] <= value <= posterior.edges[cell + 1] + 1e-7
 
 
-def test_saturation_is_flagged(engine: TorchEngine, tokens: list[Tokens], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saturation_is_flagged(
+    engine: TorchEngine, tokens: list[Tokens], posteriors: list[Posterior], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No object is at the end of a grid that ends at z = 5, so the limit is set among what was found."""
-    last = [posterior.probability[-1] for posterior in redshift_posterior(engine, tokens)]
+    last = [posterior.probability[-1] for posterior in posteriors]
     assert max(last) < SATURATED
     limit = float(np.median(last))
     monkeypatch.setattr(redshift, "SATURATED", limit)

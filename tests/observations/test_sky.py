@@ -31,7 +31,7 @@ STARBURST = Truth("GALAXY", "star-forming", 0.1, 18.0, -9.3, 0.2, 1.0, 0.05, 3)
 
 @pytest.fixture(scope="module")
 def objects() -> list[Observation]:
-    return list(simulate(400, np.random.default_rng(11)))
+    return list(simulate(250, np.random.default_rng(11)))
 
 
 def scalar(observation: Observation, key: str) -> float:
@@ -312,7 +312,7 @@ def test_image_noise_is_correlated_between_neighbours() -> None:
 def test_quoted_photometric_errors_are_the_scatter() -> None:
     """Pulls of the measured fluxes against the fluxes of the noiseless SED have unit width."""
     pulls = []
-    for seed in range(120):
+    for seed in range(80):
         truth = draw(np.random.default_rng(seed))
         one = next(iter(simulate(1, np.random.default_rng(seed))))
         model = sed(truth, PHOTOMETRIC_GRID)

@@ -28,13 +28,13 @@ SAMPLES = Path(__file__).parent.parent.parent / "observations" / "samples"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the heads `far` and `kind`, fitted on the photometry of 160 simulated objects."""
+    """A data folder with the heads `far` and `kind`, fitted on the photometry of 120 simulated objects."""
     folder = tmp_path_factory.mktemp("mini")
-    objects = [replace(one, id=f"s{i}") for i, one in enumerate(simulate(160, np.random.default_rng(11)))]
+    objects = [replace(one, id=f"s{i}") for i, one in enumerate(simulate(120, np.random.default_rng(11)))]
     write_photometry(objects, folder / "sky.ecsv")
     for name, target, task in (("far", "redshift", "redshift"), ("kind", "class", "classification")):
         labels = ("--labels", folder / "sky.ecsv", "--target", target, "--task", task)
-        run("heads", "fit", name, folder / "sky.ecsv", *labels, "--data", folder, "--epochs", 15)
+        run("heads", "fit", name, folder / "sky.ecsv", *labels, "--data", folder, "--epochs", 5)
     return folder
 
 
@@ -53,7 +53,7 @@ def test_from_labels_to_answers(data: Path) -> None:
         assert row["predictions"]["kind"]["class"] in {"GALAXY", "QSO", "STAR"}
     card = run("heads", "show", "kind", "--data", data)["card"]
     assert card["checkpoint"] == "albireo-mini"
-    assert sum(card["data"]["objects"].values()) == 160
+    assert sum(card["data"]["objects"].values()) == 120
 
 
 def test_http_says_what_the_command_line_says(data: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,18 @@ def run() -> Run:
     return lambda *arguments: CliRunner().invoke(app, ["models", *(str(a) for a in arguments)])
 
 
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """The files of the shipped checkpoint that belong to one."""
+    paths = (path for path in MINI.rglob("*") if path.is_file())
+    every = {path.relative_to(MINI).as_posix(): path.read_bytes() for path in paths}
+    return {path: content for path, content in every.items() if LAYOUT.fullmatch(path)}
+
+
 @pytest.fixture
-def call(hub: Any, tmp_path: Path) -> Call:
+def call(hub: Any, files: dict[str, bytes], tmp_path: Path) -> Call:
     """Runs `albireo` in a process of its own, with that hub and a cache of the test's own."""
-    files = (path for path in MINI.rglob("*") if path.is_file())
-    content = {path.relative_to(MINI).as_posix(): path.read_bytes() for path in files}
-    hub.repositories[BASE] = {path: bytes_ for path, bytes_ in content.items() if LAYOUT.fullmatch(path)}
+    hub.repositories[BASE] = dict(files)
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint}
 
     def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -141,19 +148,18 @@ def test_verify_a_folder(run: Run, tmp_path: Path) -> None:
     assert f"checkpoint_invalid: {folder / 'config.json'}" in damaged.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (("pull", "nobody/nothing"), "model_unknown"),
-        (("pull", "aion-base", "--modality", "image.hubble"), "modality_unknown"),
-        (("pull", "aion-base", "--revision", "v9"), "model_unknown"),
-        (("show", "aion-large"), "model_not_pulled"),
-        (("verify", "no such folder"), "model_unknown"),
-    ],
-)
-def test_errors_are_typed(call: Call, arguments: tuple[str, ...], code: str) -> None:
-    done = call("models", *arguments, "--json")
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, code)
+def test_errors_are_typed(call: Call) -> None:
+    codes = {
+        ("pull", "nobody/nothing"): "model_unknown",
+        ("pull", "aion-base", "--modality", "image.hubble"): "modality_unknown",
+        ("pull", "aion-base", "--revision", "v9"): "model_unknown",
+        ("show", "aion-large"): "model_not_pulled",
+        ("verify", "no such folder"): "model_unknown",
+    }
+    with ThreadPoolExecutor(len(codes)) as at_once:
+        done = list(at_once.map(lambda arguments: call("models", *arguments, "--json"), codes))
+    found = [(one.returncode, json.loads(one.stdout)["error"]["code"]) for one in done]
+    assert found == [(1, code) for code in codes.values()]
 
 
 def test_a_gated_model_says_what_to_do(call: Call, hub: Any) -> None:
