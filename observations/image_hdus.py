@@ -31,6 +31,9 @@ ROLES = {
         *("SEGM", "SEGMAP", "SEGMENTATION", "WEIGHT", "WHT", "EXPTIME", "EXPMAP", "CTX", "BLOBMAP", "BLOBS"),
     },
 }
+UNCERTAINTIES = {"StdDevUncertainty": "error", "VarianceUncertainty": "variance", "InverseVariance": "ivar"}
+"""How astropy's CCDData says in UTYPE what its extension UNCERT holds."""
+
 FLUX_WORDS = {"IMAGE", "SCI", "FLUX", "PRIMARY", "COADD", "DATA", "COMPRESSED"}
 _SPECTRAL_AXIS = re.compile(r"WAVE|AWAV|FREQ|VELO|LINEAR|LAMBDA|LOGLAM|ENER|WAVN", re.IGNORECASE)
 _SPECTRAL_HDU = re.compile(r"(^|_)(WAVE|WAVELENGTH|LAMBDA|LOGLAM)$", re.IGNORECASE)
@@ -41,7 +44,7 @@ _READ_CARDS = re.compile(
         [
             *(*SURVEY_CARDS, *RELEASE_CARDS, *ZERO_POINT_CARDS, *PIXEL_SCALE_CARDS),
             *("LEGPIPEV", "BUNIT", "FLUXMAG0", "BANDS", "FILTERS", "FILTNAM", r"BAND\d*", r"FILTER\d*", "EXTNAME"),
-            *("IMAGETYP", "OBJID", "TARGETID", "ID", "OBJECT", "RA", "DEC", "RADESYS", "EQUINOX", r"MP_\w+"),
+            *("IMAGETYP", "UTYPE", "OBJID", "TARGETID", "ID", "OBJECT", "RA", "DEC", "RADESYS", "EQUINOX", r"MP_\w+"),
             *(r"(CTYPE|CRVAL|CRPIX|CDELT|CROTA|CUNIT)\d", r"(CD|PC|PV)\d+_\d+", "L(ON|AT)POLE", r"[AB]P?_\w+"),
         ]
     )
@@ -114,7 +117,18 @@ def words(header: fits.Header, *cards: str) -> list[str]:
 
 def _role(header: fits.Header) -> str:
     named = set(words(header, "EXTNAME", "IMAGETYP"))
-    return next((role for role, names in ROLES.items() if named & names), "flux")
+    role = next((role for role, names in ROLES.items() if named & names), "flux")
+    if role == "error" and "UTYPE" in header:
+        kind = str(header["UTYPE"]).strip()
+        if kind not in UNCERTAINTIES:
+            raise BadInput(
+                "convention_missing",
+                f"what kind of uncertainty it is: {kind!r}",
+                field="UTYPE",
+                fix=f"one of {', '.join(UNCERTAINTIES)}",
+            )
+        return UNCERTAINTIES[kind]
+    return role
 
 
 def is_spectral(header: fits.Header) -> bool:

@@ -785,3 +785,24 @@ def test_no_other_real_file_is_taken_for_an_image(test_data: Path) -> None:
     for path in others:
         file = Source.from_path(path)
         assert not any(sniff(file) for _, _, sniff, *_ in images.FORMATS), path.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("StdDevUncertainty", 2.0), ("VarianceUncertainty", 4.0), ("InverseVariance", 0.25)]
+)
+def test_uncertainties_of_ccddata_are_what_they_say(kind: str, value: float) -> None:
+    """As astropy's CCDData writes them: one name, and the kind in UTYPE."""
+    plane = cube()[:1]
+    noise = fits.ImageHDU(np.full((96, 96), value, np.float32), name="UNCERT")
+    noise.header["UTYPE"] = kind
+    flux = fits.PrimaryHDU(plane[0], header(stated() | {"FILTER": "g"}))
+    image = image_of(read(source(flux, noise), survey="legacysurvey", bands=("g",)))
+    assert image.ivar is not None
+    assert image.ivar[0, 5, 5] == pytest.approx(0.25)
+
+
+def test_an_unknown_kind_of_uncertainty_is_asked_for() -> None:
+    noise = fits.ImageHDU(np.ones((96, 96), np.float32), name="UNCERT")
+    noise.header["UTYPE"] = "unknown"
+    flux = fits.PrimaryHDU(cube()[0], header(stated() | {"FILTER": "g"}))
+    assert code_of(source(flux, noise), survey="legacysurvey", bands=("g",)) == "convention_missing"

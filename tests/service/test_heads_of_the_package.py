@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> Any:
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    done = CliRunner(env={"ALBIREO_THREADS": "1"}).invoke(app, [*map(str, arguments), "--json"])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
