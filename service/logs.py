@@ -46,10 +46,21 @@ def configure(form: LogFormat | None = None, level: LogLevel = "info", stream: I
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
+        for logger in _with_those_below(name):
+            logger.handlers.clear()
+            logger.propagate = True
     logging.captureWarnings(True)
     # Warnings are for who writes code, and those of readers may quote a file.
     logging.getLogger("py.warnings").setLevel(logging.WARNING if level == "debug" else logging.ERROR)
     threading.excepthook = _thread_failed
+
+
+def _with_those_below(name: str) -> list[logging.Logger]:
+    """A logger, and those below it, which are left to its level: an earlier uvicorn of the process may have set theirs."""
+    below = [logging.getLogger(made) for made in list(logging.root.manager.loggerDict) if made.startswith(f"{name}.")]
+    for logger in below:
+        logger.setLevel(logging.NOTSET)
+    return [logging.getLogger(name), *below]
 
 
 _encoded = json.JSONEncoder(ensure_ascii=False, default=str).encode

@@ -197,6 +197,13 @@ def test_an_exception_stands_in_the_log_once(server: str, stream: io.StringIO) -
     assert "in fail" in defects[0]["exception"]
 
 
+def test_what_another_uvicorn_set_does_not_silence_ours(stream: io.StringIO) -> None:
+    uvicorn.Config(broken_app(), log_level="critical")
+    configure("json", "info", stream)
+    logging.getLogger("uvicorn.error").info("Started")
+    assert [line["message"] for line in lines(stream)] == ["Started"]
+
+
 def test_the_server_logs_through_it(server: str, stream: io.StringIO) -> None:
     httpx.post(f"{server}/body", content=b"12345")
     assert any("Started server process" in line["message"] for line in lines(stream) if "uvicorn" in line["logger"])
