@@ -7,12 +7,14 @@
 #   ALBIREO_TEST_DATA=FOLDER     real survey files for `make real`
 #   STARS=FOLDER                 where `make stars` puts what it fetches, and `make science` finds it
 #   MINI=FOLDER                  where `make mini` keeps the skies it simulates, its state, and the checkpoint it makes
+#   JOBS=1                       processes that run tests; default: one for each core
 #   BENCH="--case image"         what `make bench` compares with the released package (default: everything, for hours)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 FILES ?=
 BENCH ?= --all
+JOBS ?= auto
 STARS ?= .science/stars
 MINI ?= .mini
 ALBIREO_TEST_DATA ?= $(abspath ../shared/data)
@@ -23,7 +25,7 @@ STAMP := .venv/.installed
 FOLDERS := observations tokenizers models index service
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real parity slow lint types fix bench stars science mini docs
+.PHONY: help demo test real parity slow lint types fix bench stars science mini docs protos
 
 help:
 	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
@@ -39,6 +41,7 @@ help:
 	@echo "make science what the checkpoint is good for, on real and simulated objects, into docs/science.md; hours"
 	@echo "make mini    albireo-mini and its heads anew, from simulated and real objects, into MINI=$(MINI); hours"
 	@echo "make docs    write the generated pages of docs/ again"
+	@echo "make protos  write the Python code of the messages under service/protos again"
 	@echo "Next: make demo"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -58,7 +61,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 	@echo "All tests passed. Next: make demo, or make real for the tests on real survey files."
 
 real: $(STAMP)
@@ -135,3 +138,8 @@ docs: $(STAMP)
 	@echo "== docs"
 	@$(BIN)/python docs/generate.py
 	@echo "Generated pages are written. Next: git diff docs"
+
+protos: $(STAMP)
+	@echo "== protos"
+	@$(BIN)/python -m tests.service.make_protos
+	@echo "Generated code is written. Next: git diff service/protos"

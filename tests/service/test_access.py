@@ -209,7 +209,13 @@ def test_a_role_may_do_what_those_before_it_may(access: Access, keys, role: Role
 
 
 @pytest.mark.parametrize(
-    ("key", "code"), [(None, "key_missing"), ("", "key_missing"), (new_key(), "key_unknown"), ("\udce9", "key_unknown")]
+    ("key", "code"),
+    [
+        (None, "key_missing"),
+        ("", "key_missing"),
+        pytest.param(new_key(), "key_unknown", id="another"),
+        ("\udce9", "key_unknown"),
+    ],
 )
 def test_without_a_known_key(access: Access, key: str | None, code: str) -> None:
     with pytest.raises(NoKey) as caught:
