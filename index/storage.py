@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from albireo.observations.errors import AlbireoError, Unavailable
+from albireo.observations.errors import AlbireoError, Full, Unavailable
 
 APPLICATION_ID = 0x414C4231
 """In the header of every collection file: "ALB1"."""
@@ -122,13 +122,16 @@ def named_errors(path: Path) -> Iterator[None]:
         raise Unavailable("not_ready", f"the collection file is closed: {error}", file=path.name) from error
     except sqlite3.DatabaseError as error:
         # Extended result codes keep the plain code in the low byte.
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGE:
             raise damaged(path, str(error)) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise Full("storage_full", str(error), file=path.name, fix="free the disk; searching goes on") from error
         raise Unavailable(
             "storage_unavailable",
             str(error),
             file=path.name,
-            fix="free the disk, allow writing there, or end the process that holds the file",
+            fix="allow writing there, or end the process that holds the file",
         ) from error
 
 

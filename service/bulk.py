@@ -150,7 +150,7 @@ def embed(
     """Embed all objects of a job into its output; with `resume`, what a run before did not finish.
 
     Raises Conflict run_unfinished if there is such a run and `resume` is False, run_differs if it was of something
-    else; Unavailable storage_unavailable if the disk is full: what is finished stays.
+    else; Full storage_full if the disk is full: what is finished stays.
     """
     order = order_of(core, job)
     if resume and not job.in_folder and not job.run_folder.exists() and job.output.exists():

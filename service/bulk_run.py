@@ -13,6 +13,7 @@ run that was killed goes on behind the last line. Lines and parts have checksums
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,7 +30,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albireo.observations.errors import BadInput, Conflict, Unavailable
+from albireo.observations.errors import BadInput, Conflict, Full, Unavailable
 from albireo.service.bulk_reading import Piece
 from albireo.tokenizers.checkpoint import sha256_of
 
@@ -70,7 +71,7 @@ class Run:
         """Begin the run of `order` (plain JSON), or go on with it.
 
         Raises Conflict run_unfinished if there is one already and `resume` is False, run_differs if it is of another
-        order, and Unavailable storage_unavailable.
+        order, Full storage_full, and Unavailable storage_unavailable.
         """
         self.folder = folder
         self.order: dict[str, Any] = json.loads(json.dumps(order))
@@ -259,11 +260,12 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(
-            "storage_unavailable",
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise (Full if full else Unavailable)(
+            "storage_full" if full else "storage_unavailable",
             error.strerror or str(error),
             file=str(path),
-            fix="free the disk or allow writing there; what is finished stays, and --resume goes on with it",
+            fix=f"{'free the disk' if full else 'allow writing there'}; what is finished stays, and --resume goes on",
         ) from error
 
 

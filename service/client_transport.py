@@ -30,6 +30,7 @@ from albireo.observations.errors import (
     Busy,
     Conflict,
     Denied,
+    Full,
     Gone,
     Late,
     NoKey,
@@ -57,6 +58,7 @@ CLASSES: dict[int, type[AlbireoError]] = {
     502: Unavailable,
     503: Unavailable,
     504: Late,
+    507: Full,
 }
 """HTTP status -> error class: the table of `problems.STATUS` turned round, and 502 of a proxy before a lost service."""
 
@@ -72,6 +74,7 @@ BY_CODE: dict[str, type[AlbireoError]] = {
     "overloaded": Busy,
     "space_mismatch": Conflict,
     "storage_unavailable": Unavailable,
+    "storage_full": Full,
     "too_large": TooLarge,
     "unknown_format": UnknownFormat,
 }
@@ -163,7 +166,7 @@ def refusal(response: httpx.Response) -> Refusal | None:
         return None
     try:
         document = response.json()
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         document = {}
     document = document if isinstance(document, dict) else {}
     asked = _seconds(response.headers.get("Retry-After"))
@@ -223,7 +226,7 @@ def content_of(response: httpx.Response) -> dict[str, Any]:
         content = _from_raw(response.content) if raw else response.json()
         if isinstance(content, dict):
             return content
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         pass
     raise Unavailable("not_ready", f"{response.request.url} answers, and not as Albireo does", field="url")
 

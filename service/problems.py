@@ -19,6 +19,7 @@ from albireo.observations.errors import (
     Busy,
     Conflict,
     Denied,
+    Full,
     Gone,
     Late,
     NoKey,
@@ -57,6 +58,7 @@ STATUS: dict[type[AlbireoError], int] = {
     NoKey: 401,
     Unavailable: 503,
     Busy: 429,
+    Full: 507,
     Late: 504,
     Gone: 499,
 }
@@ -72,6 +74,7 @@ GRPC_STATUS: dict[type[AlbireoError], str] = {
     NoKey: "UNAUTHENTICATED",
     Unavailable: "UNAVAILABLE",
     Busy: "RESOURCE_EXHAUSTED",
+    Full: "RESOURCE_EXHAUSTED",
     Late: "DEADLINE_EXCEEDED",
     Gone: "CANCELLED",
 }

@@ -12,7 +12,7 @@ import pytest
 
 from albireo.index import storage
 from albireo.index.collection import Collection, Collections, StoredObject
-from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound, Unavailable
+from albireo.observations.errors import AlbireoError, BadInput, Conflict, Full, NotFound, Unavailable
 
 SPACE = "toy@000000000000:mean"
 DIM = 8
@@ -354,7 +354,7 @@ def test_a_full_disk_leaves_what_was_there(sky: Collection) -> None:
     before = sky.search(query, 100, space=SPACE)
     (pages,) = sky._connection.execute("PRAGMA page_count").fetchone()
     sky._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(Unavailable, match="storage_unavailable"):
+    with pytest.raises(Full, match="storage_full"):
         sky.upsert(some)
     assert sky.search(query, 100, space=SPACE) == before
     sky._connection.execute("PRAGMA max_page_count = 1000000")

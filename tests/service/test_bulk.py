@@ -103,7 +103,7 @@ def test_ctrl_c(scenes: dict[str, Any]) -> None:
 def test_out_of_disk(scenes: dict[str, Any]) -> None:
     full = scenes["full"]
     assert full["status"] == 1
-    assert "storage_unavailable" in full["said"]
+    assert "storage_full" in full["said"]
     assert "--resume goes on" in full["said"]
     assert 3 <= full["finished"] < scenes["chunks"]
     assert full["computed_again"] == []

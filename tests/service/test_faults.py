@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 
 from albireo.index.collection import Collections
 from albireo.models.torch_engine import TorchEngine
+from albireo.service import inputs
 from albireo.service.app import create_app
 from albireo.service.core import Core
 from albireo.service.readiness import KnownAnswer, Readiness
@@ -131,6 +132,44 @@ def test_a_client_that_does_not_wait_costs_nothing(engine: ToyEngine, tmp_path: 
             engine.gate.set()
             assert running.result(10).status_code == 200
         assert len(engine.given) == given
+
+
+def test_a_full_disk_stops_writing_and_nothing_else(core: Core, client: TestClient) -> None:
+    """Simulated by SQLite's own limit of pages."""
+    collection = core.create("sky")
+    stored = [{"id": str(n), "vector": [float(n + 1)] * core.engine.dim} for n in range(99)]
+    send = {"objects": stored[:3], "space": collection.space}
+    assert client.post("/v1/collections/sky/objects", json=send).status_code == 200
+    (pages,) = collection._connection.execute("PRAGMA page_count").fetchone()
+    collection._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+    refused = client.post("/v1/collections/sky/objects", json=send | {"objects": stored})
+    assert (refused.status_code, refused.json()["code"]) == (507, "storage_full")
+    found = client.post("/v1/collections/sky/search", json={"query": {"id": "1"}, "k": 5})
+    assert {hit["id"] for hit in found.json()["results"][0]["hits"]} == {"0", "2"}
+    assert client.get("/readyz").status_code == 200
+    collection._connection.execute("PRAGMA max_page_count = 1000000")
+    assert client.post("/v1/collections/sky/objects", json=send | {"objects": stored}).json()["count"] == 99
+
+
+def test_a_file_that_many_objects_of_a_request_name_is_read_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"t{n},{n + 1.0}\n" for n in range(20))
+    table = f"id,flux_g\n{rows}".encode()
+    read: list[str] = []
+    real = inputs.read_files
+
+    def counted(sources: Any, options: Any) -> Any:
+        read.extend(source.name for source in sources)
+        return real(sources, options)
+
+    monkeypatch.setattr(inputs, "read_files", counted)
+    how = READ | {"unit": "nanomaggy"}
+    items = [{"id": f"t{n}", "inputs": [{"ref": "part:many", "object": f"t{n}", "read": how}]} for n in range(20)]
+    answer = client.post("/v1/embed", data={"request": json.dumps({"items": items})}, files={"many": ("t.csv", table)})
+    assert answer.status_code == 200, answer.text
+    assert [item["id"] for item in answer.json()["items"]] == [f"t{n}" for n in range(20)]
+    assert read == ["t.csv"]
 
 
 SERVE = """
