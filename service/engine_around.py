@@ -40,6 +40,16 @@ class EngineAround:
     def numerics(self) -> Numerics:
         return self.engine.numerics
 
+    @property
+    def elsewhere(self) -> Sequence[str]:
+        """Who computes in other processes, for people."""
+        return getattr(self.engine, "elsewhere", ())
+
+    @property
+    def uncached(self) -> Engine:
+        """What computes anew whatever this remembers."""
+        return self
+
     def space(self, pooling: Pooling, normalize: bool = False) -> str:
         return self.engine.space(pooling, normalize)
 
@@ -80,3 +90,8 @@ class EngineAround:
 
     def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
         return self.engine.positions(key, region)
+
+
+def uncached(engine: Engine) -> Engine:
+    """The engine that computes anew what caches around it remember."""
+    return engine.uncached if isinstance(engine, EngineAround) else engine

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 access_log = logging.getLogger("albireo.access")
 log = logging.getLogger(__name__)
 
-DEFECT: dict[Door, str] = {"rest": "500", "grpc": "INTERNAL"}
-CANCELLED: dict[Door, str] = {"rest": "499", "grpc": "CANCELLED"}
+DEFECT: dict[Door, str] = {"rest": "500", "grpc": "INTERNAL", "worker": "INTERNAL"}
+CANCELLED: dict[Door, str] = {"rest": "499", "grpc": "CANCELLED", "worker": "CANCELLED"}
 """Door -> the status of a request that ended by an exception, or whose client went away."""
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz", "/metrics", "/v2/health/live", "/v2/health/ready"})

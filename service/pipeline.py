@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.models.engine import Embedding, Engine, Numerics, Pooling, Tokens
+from albireo.models.engine import Embedding, Engine, Pooling, Tokens
 from albireo.observations.errors import AlbireoError
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
 from albireo.service.batching import Batcher, Together, Work
-from albireo.service.tickets import Ticket
+from albireo.service.engine_around import EngineAround, uncached
+from albireo.service.tickets import Ticket, under
 from albireo.service.watch import UNWATCHED, Stage, Watch, tally, working_for
-from albireo.tokenizers.checkpoint import TokenSpec
 
 log = logging.getLogger("albireo.pipeline")
 
@@ -44,8 +44,8 @@ KINDS = tuple(dict.fromkeys(str(row.kind) for row in MODALITIES.values() if row.
 AT_ONCE = {"image": 1, "spectrum": 1, "numbers": 256}
 """Objects that a worker takes at a time: networks run one object at a time, numbers are cheaper together."""
 
-Part = tuple[Observation, str]
-"""An object, and the kind of its modalities that is to be tokenized."""
+Part = tuple[Observation, str, bool]
+"""An object, the kind of its modalities that is to be tokenized, and whether that is done anew, without a cache."""
 
 Asked = tuple[Tokens, Pooling]
 
@@ -109,6 +109,20 @@ class Pipeline:
         return [thread.name for thread in self._threads if not thread.is_alive()]
 
     @property
+    def staff(self) -> str:
+        """Who computes, here and elsewhere, for people."""
+        here = [f"{len(self._threads) - len(self.dead)} threads"]
+        ended = [f"ended: {', '.join(self.dead)}"] if self.dead else []
+        return "; ".join(here + ended + list(getattr(self.engine, "elsewhere", ())))
+
+    @property
+    def waits(self) -> dict[str, float]:
+        """Stage -> seconds that its oldest work waits; stages where nothing waits are left out."""
+        stages = {"encoder": self.encoding, **self.tokenizing}
+        found = {name: batcher.oldest() for name, batcher in stages.items()}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+    @property
     def seconds_to_drain(self) -> float:
         """How long what waits will take, as fast as it went lately; stages share the cores, so their times add."""
         return sum(batcher.seconds for batcher in self._batchers)
@@ -142,7 +156,10 @@ class Pipeline:
     ) -> list[Any | AlbireoError]:
         """What comes of each; where the batch fails as a whole, each is tried alone, and fails alone."""
         try:
-            return list(compute(batch))
+            if len(batch) > 1:
+                return list(compute(batch))
+            with working_for(batch[0].request), under(batch[0].ticket):
+                return list(compute(batch))
         except AlbireoError as error:
             if len(batch) == 1:
                 return [error]
@@ -156,10 +173,11 @@ class Pipeline:
 
     def _tokenize(self, batch: Sequence[Work[Part, Tokens]]) -> list[Tokens | AlbireoError]:
         results: list[Tokens | AlbireoError | None] = [None] * len(batch)
-        for kind in dict.fromkeys(work.given[1] for work in batch):
-            at = [i for i, work in enumerate(batch) if work.given[1] == kind]
+        for kind, anew in dict.fromkeys(work.given[1:] for work in batch):
+            at = [i for i, work in enumerate(batch) if work.given[1:] == (kind, anew)]
+            engine = uncached(self.engine) if anew else self.engine
             began = time.monotonic()
-            for i, result in zip(at, self.engine.tokenize([batch[i].given[0] for i in at], {kind}), strict=True):
+            for i, result in zip(at, engine.tokenize([batch[i].given[0] for i in at], {kind}), strict=True):
                 results[i] = result
             self.watch.stage("tokenize", time.monotonic() - began, kind)
         return [result for result in results if result is not None]
@@ -184,36 +202,18 @@ class Pipeline:
             self.watch.processed(key, tokens, objects)
 
 
-class Lane:
+class Lane(EngineAround):
     """The Engine (see models/engine.py) of one request. Gone or Late when its ticket ends before the answer."""
 
-    def __init__(self, pipeline: Pipeline, ticket: Ticket) -> None:
+    def __init__(self, pipeline: Pipeline, ticket: Ticket, anew: bool = False) -> None:
+        super().__init__(uncached(pipeline.engine) if anew else pipeline.engine)
         self.pipeline = pipeline
-        self.engine = pipeline.engine
         self.ticket = ticket
+        self.anew = anew
 
     @property
-    def name(self) -> str:
-        return self.engine.name
-
-    @property
-    def dim(self) -> int:
-        return self.engine.dim
-
-    @property
-    def inputs(self) -> Mapping[str, TokenSpec]:
-        return self.engine.inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TokenSpec]:
-        return self.engine.outputs
-
-    @property
-    def numerics(self) -> Numerics:
-        return self.engine.numerics
-
-    def space(self, pooling: Pooling, normalize: bool = False) -> str:
-        return self.engine.space(pooling, normalize)
+    def uncached(self) -> Engine:
+        return Lane(self.pipeline, self.ticket, anew=True)
 
     def tokenize(
         self, observations: Sequence[Observation], kinds: Collection[str] | None = None
@@ -230,7 +230,7 @@ class Lane:
             places.append([])
             for kind in mine:
                 places[-1].append(len(together.works))
-                queued.setdefault(POOL_OF[kind], []).append(together.work((observation, kind), 1))
+                queued.setdefault(POOL_OF[kind], []).append(together.work((observation, kind, self.anew), 1))
         for pool, works in queued.items():
             self.pipeline.tokenizing[pool].put(works)
         results = together.wait()
@@ -253,14 +253,6 @@ class Lane:
         _timed(together, "encode")
         return results
 
-    def embed(self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean") -> list[Embedding]:
-        out = []
-        for result in self.embed_each(tokens, pooling):
-            if isinstance(result, AlbireoError):
-                raise result
-            out.append(result)
-        return out
-
     def logits(
         self,
         tokens: Sequence[Tokens],
@@ -274,15 +266,6 @@ class Lane:
     def values(self, key: str, ids: NDArray[np.int64], **target: Any) -> NDArray[np.float32]:
         self.ticket.check()
         return self.engine.values(key, ids, **target)
-
-    def n_codes(self, key: str) -> int:
-        return self.engine.n_codes(key)
-
-    def wavelength(self, key: str) -> NDArray[np.float32]:
-        return self.engine.wavelength(key)
-
-    def positions(self, key: str, region: Sequence[float]) -> NDArray[np.bool_]:
-        return self.engine.positions(key, region)
 
 
 def _merged(parts: Sequence[Tokens | AlbireoError]) -> Tokens | AlbireoError:

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,14 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from albireo.models.engine import CodecEngine, Tokens
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.errors import CODES, AlbireoError, BadInput, Gone, Late
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
+from albireo.service import tickets, watch
 from albireo.service.engine_around import EngineAround
 from albireo.service.payload_bytes import pack
 from albireo.service.pipeline import POOL_OF
+from albireo.service.tickets import Ticket
 
 log = logging.getLogger("albireo.remote")
 
@@ -94,15 +96,23 @@ def packed_result(result: tuple[np.ndarray, tuple[str, ...]] | AlbireoError) -> 
 
 
 def unpacked_result(content: bytes) -> tuple[np.ndarray, tuple[str, ...]] | AlbireoError:
-    """The same back."""
-    (length,) = struct.unpack_from("<I", content)
-    header = json.loads(content[4 : 4 + length])
-    if "error" in header:
-        told = header["error"]
-        where = {name: told.get(name) for name in ("file", "field", "fix")}
-        kind = AlbireoError if told["code"] == "internal" else BadInput
-        return kind(told["code"], told["message"], **where)
-    return np.frombuffer(content, "<i8", offset=4 + length).astype(np.int64), tuple(header["flags"])
+    """The same back; AlbireoError internal if it is no result."""
+    try:
+        (length,) = struct.unpack_from("<I", content)
+        header = json.loads(content[4 : 4 + length])
+        if "error" in header:
+            told = header["error"]
+            where = {name: told.get(name) for name in ("file", "field", "fix")}
+            if told["code"] not in CODES:
+                raise ValueError(f"no code {told['code']!r}")
+            kind = AlbireoError if told["code"] == "internal" else BadInput
+            return kind(told["code"], told["message"], **where)
+        flags = tuple(header["flags"])
+        if not all(isinstance(flag, str) for flag in flags):
+            raise ValueError(f"flags {flags!r}")
+        return np.frombuffer(content, "<i8", offset=4 + length).astype(np.int64), flags
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return AlbireoError("internal", f"what a tokenizer answered is no result: {error}")
 
 
 def _headed(header: Mapping[str, Any], content: bytes = b"") -> bytes:
@@ -110,12 +120,14 @@ def _headed(header: Mapping[str, Any], content: bytes = b"") -> bytes:
     return struct.pack("<I", len(text)) + text + content
 
 
+@dataclass(eq=False)
 class _Asked:
-    """One payload that was sent out, until its result is there."""
+    """One payload that was sent out as an entry of a stream, until its result is there."""
 
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.result: bytes = b""
+    name: str
+    entry: bytes = b""
+    result: bytes = b""
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class RemoteTokens(EngineAround):
@@ -149,6 +161,10 @@ class RemoteTokens(EngineAround):
         """Workers that are there, by pool; none while Redis is gone."""
         return dict(self._workers)
 
+    @property
+    def elsewhere(self) -> Sequence[str]:
+        return [f"{pool}: {n} worker processes" for pool, n in sorted(self._workers.items())]
+
     def close(self) -> None:
         self._closed.set()
         for thread in self._threads:
@@ -177,25 +193,27 @@ class RemoteTokens(EngineAround):
         asked = [{key: self._send(pool, key, one) for key in keys if key in one.data} for one in observations]
         return [self._whole(pool, one, mine, kinds) for one, mine in zip(observations, asked, strict=True)]
 
-    def _send(self, pool: str, key: str, observation: Observation) -> tuple[str, _Asked] | None:
+    def _send(self, pool: str, key: str, observation: Observation) -> _Asked | None:
         """Put one payload into the stream; None if that cannot be."""
-        name, asked = uuid.uuid4().hex, _Asked()
-        entry = {"name": name, "key": key, "payload": pack(observation.data[key]), "reply": self._mine}
+        asked = _Asked(uuid.uuid4().hex)
+        fields = {"name": asked.name, "key": key, "payload": pack(observation.data[key]), "reply": self._mine}
+        if (request := watch.current()) is not None:
+            fields |= {"request": request.request_id, "trace": json.dumps(request.trace)}
         with self._lock:
-            self._asked[name] = asked
+            self._asked[asked.name] = asked
         try:
-            self.streams.redis.xadd(self._stream[pool], entry)  # type: ignore[arg-type]
+            asked.entry = self.streams.redis.xadd(self._stream[pool], fields)  # type: ignore[arg-type, assignment]
         except RedisError as error:
             self._lost(error)
-            self._forget(name)
+            self._forget(asked)
             return None
-        return name, asked
+        return asked
 
     def _whole(
         self,
         pool: str,
         observation: Observation,
-        asked: Mapping[str, tuple[str, _Asked] | None],
+        asked: Mapping[str, _Asked | None],
         kinds: Collection[str] | None,
     ) -> Tokens | AlbireoError:
         """The parts of an object put together; the engine of this process does what no worker did."""
@@ -204,7 +222,7 @@ class RemoteTokens(EngineAround):
         if next(iter(key for key in MODALITIES if key in observation.data), None) in asked:
             flags += self.object_flags(observation)
         for key, sent in asked.items():
-            content = None if sent is None else self._waited(pool, *sent)
+            content = None if sent is None else self._waited(pool, sent)
             if content is None:
                 return self.codecs.tokenize([observation], kinds)[0]
             result = unpacked_result(content)
@@ -214,19 +232,36 @@ class RemoteTokens(EngineAround):
             flags += result[1]
         return Tokens(ids, flags=tuple(dict.fromkeys(flags)))
 
-    def _waited(self, pool: str, name: str, asked: _Asked) -> bytes | None:
-        """The result of one payload; None when nobody is there any more to give it."""
+    def _waited(self, pool: str, asked: _Asked) -> bytes | None:
+        """The result of one payload; None when nobody is there any more to give it.
+
+        Gone or Late when the request that it is for has ended: the payload is taken back, if no worker has it yet.
+        """
+        ticket = tickets.current() or Ticket()
+        ticket.when_cancelled(asked.done.set)
         try:
-            while not asked.done.wait(LOOK):
+            while not asked.done.wait(LOOK if (left := ticket.remaining()) is None else max(0.0, min(left, LOOK))):
+                ticket.check()
                 if not self._workers[pool]:
                     return None
+            if not asked.result:
+                ticket.check()
             return asked.result
+        except (Gone, Late):
+            self._take_back(pool, asked)
+            raise
         finally:
-            self._forget(name)
+            self._forget(asked)
 
-    def _forget(self, name: str) -> None:
+    def _take_back(self, pool: str, asked: _Asked) -> None:
+        try:
+            self.streams.redis.xdel(self._stream[pool], asked.entry)
+        except RedisError as error:
+            self._lost(error)
+
+    def _forget(self, asked: _Asked) -> None:
         with self._lock:
-            self._asked.pop(name, None)
+            self._asked.pop(asked.name, None)
 
     def _fetch(self) -> None:
         """Hand results to who waits for them."""

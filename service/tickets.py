@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,3 +68,21 @@ class Ticket:
         left = self.remaining(now)
         if left is not None and left <= 0:
             raise Late("deadline_exceeded", "the deadline passed", fix="allow more time, or send fewer objects")
+
+
+_CURRENT: ContextVar[Ticket | None] = ContextVar("albireo_ticket", default=None)
+
+
+def current() -> Ticket | None:
+    """Of the request that this thread computes one object for; None if it computes for several, or for nobody."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def under(ticket: Ticket) -> Iterator[None]:
+    """What runs inside is computed for one request."""
+    token = _CURRENT.set(ticket)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)

@@ -6,6 +6,7 @@ died of. At SIGTERM it finishes what it holds.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -19,6 +20,8 @@ from redis.exceptions import RedisError, ResponseError
 from albireo.models.cpu import fast_bf16
 from albireo.models.torch_engine import DTYPES, numerics_of
 from albireo.observations.errors import AlbireoError
+from albireo.observations.modalities import MODALITIES
+from albireo.service.observing import Telemetry
 from albireo.service.payload_bytes import unpack
 from albireo.service.remote_tokens import DELIVERIES, GROUP, REPLIES_LIVE, Streams, packed_result, stream_of
 from albireo.service.settings import Settings
@@ -40,6 +43,7 @@ class Worker:
         self.bank = TokenizerBank.open(checkpoint, settings.device, DTYPES[computed])
         codecs = {key: f"{checkpoint.codec_fingerprint(key)}:{computed}" for key in checkpoint.inputs}
         self.stream = stream_of(pool, codecs)
+        self.telemetry = Telemetry.of(settings)
         self.name = uuid.uuid4().hex
         self.streams = Streams(
             Redis.from_url(settings.redis_url, socket_timeout=10, socket_connect_timeout=2, health_check_interval=10),
@@ -74,6 +78,7 @@ class Worker:
             finally:
                 self._held = None
         renewing.join()
+        self.telemetry.close()
 
     def _next(self) -> Entry | None:
         """An entry that nobody has; waits a second for it."""
@@ -99,15 +104,22 @@ class Worker:
         return name, fields
 
     def _answer(self, entry: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Tokenize a payload as a part of the request that it came with: in the log, and in its trace."""
         key = fields[b"key"].decode()
+        request, trace = fields.get(b"request", b"").decode(), json.loads(fields.get(b"trace", b"{}"))
         result: Any
-        try:
-            (result,) = self.bank.tokens(key, [unpack(fields[b"payload"])])
-        except AlbireoError as error:
-            result = error
-        except Exception:
-            log.exception("a defect of a tokenizer")
-            result = AlbireoError("internal", "the service failed on this object")
+        with self.telemetry.request("worker", request, trace=trace) as tally:
+            tally.operation, tally.status = "tokenize", "OK"
+            try:
+                with tally.timings.stage("tokenize", str(MODALITIES[key].kind)):
+                    (result,) = self.bank.tokens(key, [unpack(fields[b"payload"])])
+            except AlbireoError as error:
+                result = error
+            except Exception:
+                log.exception("a defect of a tokenizer")
+                tally.status, tally.code = "INTERNAL", "internal"
+                result = AlbireoError("internal", "the service failed on this object")
+            tally.count(1, [result.code] if isinstance(result, AlbireoError) else [])
         self._reply(entry, fields, result)
         self.done += 1
 

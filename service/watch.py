@@ -22,9 +22,14 @@ from typing import Literal, NamedTuple, Protocol
 Stage = Literal["parse", "tokenize", "queue", "encode", "predict", "search", "serialize"]
 STAGES: tuple[Stage, ...] = ("parse", "tokenize", "queue", "encode", "predict", "search", "serialize")
 
-Door = Literal["rest", "grpc"]
+EMBEDS: tuple[Stage, ...] = ("parse", "tokenize", "queue", "encode", "serialize")
+"""Stages of every request that embeds, also where one took no time."""
 
-BROKEN = frozenset({"internal", "checkpoint_invalid", "collection_damaged", "storage_unavailable", "not_ready"})
+Door = Literal["rest", "grpc", "worker"]
+
+BROKEN = frozenset(
+    {"internal", "checkpoint_invalid", "collection_damaged", "storage_unavailable", "storage_full", "not_ready"}
+)
 """Codes of errors that whoever asked can do nothing about."""
 
 
@@ -90,16 +95,21 @@ class Timings:
         self._watch = watch
         self._lock = threading.Lock()
         self._intervals: list[Interval] = []
+        self._open: dict[object, tuple[float, Stage]] = {}
 
     @contextmanager
     def stage(self, name: Stage, modality: str | None = None) -> Iterator[None]:
         """What runs inside is of this stage; the watch hears of it too."""
-        began = time.monotonic()
+        began, place = time.monotonic(), object()
+        with self._lock:
+            self._open[place] = began, name
         try:
             yield
         finally:
             ended = time.monotonic()
-            self.add(name, began, ended)
+            with self._lock:
+                del self._open[place]
+                self._intervals.append(Interval(began, ended, name))
             self._watch.stage(name, ended - began, modality)
 
     def add(self, name: Stage, began: float, ended: float) -> None:
@@ -113,11 +123,17 @@ class Timings:
         with self._lock:
             return sorted(self._intervals)
 
-    def seconds(self) -> dict[Stage, float]:
-        """Seconds by stage, of the stages that there were, in the order of `STAGES`."""
-        intervals = self.intervals
+    def seconds(self, *stages: Stage) -> dict[Stage, float]:
+        """Seconds by stage, of the stages that there were and of `stages`, in the order of `STAGES`.
+
+        A stage that still runs counts until now: an answer tells how long it was written until it said so.
+        """
+        with self._lock:
+            now = time.monotonic()
+            running_now = [Interval(began, now, name) for began, name in self._open.values()]
+            intervals = sorted([*self._intervals, *running_now])
         edges = sorted({edge for one in intervals for edge in (one.began, one.ended)})
-        sums: dict[Stage, float] = {one.stage: 0.0 for one in intervals}
+        sums: dict[Stage, float] = dict.fromkeys([*stages, *(one.stage for one in intervals)], 0.0)
         running: list[tuple[bool, float, float, Stage]] = []
         next_one = 0
         for start, end in pairwise(edges):
@@ -131,9 +147,9 @@ class Timings:
                 sums[running[0][3]] += end - start
         return {name: sums[name] for name in STAGES if name in sums}
 
-    def milliseconds(self) -> dict[str, float]:
+    def milliseconds(self, *stages: Stage) -> dict[str, float]:
         """The same in ms, as `timings_ms` of an answer."""
-        return {name: round(value * 1e3, 3) for name, value in self.seconds().items()}
+        return {name: round(value * 1e3, 3) for name, value in self.seconds(*stages).items()}
 
 
 @dataclass(eq=False)

@@ -33,7 +33,7 @@ def worker(
       albireo worker spectrum --model aion-base
     """
     from albireo.models.torch_engine import use_threads
-    from albireo.service.logs import configure
+    from albireo.service.logs import configure, without_secrets
     from albireo.service.tokenizer_worker import Worker
 
     settings = settings_of(model, preprocessing=preprocessing, redis_url=redis)
@@ -49,10 +49,11 @@ def worker(
     made = Worker(settings, pool)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: made.stop())
-    line = {"pool": pool, "model": str(settings.model_folder), "redis": settings.redis_url, "stream": made.stream}
+    redis_url = without_secrets(settings.redis_url)
+    line = {"pool": pool, "model": str(settings.model_folder), "redis": redis_url, "stream": made.stream}
     if json_output:
         print_json(line)
     else:
-        print(f"Tokenizing {pool}s for {made.stream} on {settings.redis_url}  (stop with Ctrl-C)", flush=True)
+        print(f"Tokenizing {pool}s for {made.stream} on {redis_url}  (stop with Ctrl-C)", flush=True)
     made.run()
     return 0

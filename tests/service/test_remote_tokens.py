@@ -19,19 +19,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis import Redis
 
 from albireo.models.engine import Tokens
 from albireo.models.torch_engine import TorchEngine
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.errors import AlbireoError, BadInput, Gone, Late
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
 from albireo.observations.sky import simulate
+from albireo.service.observing import Telemetry
 from albireo.service.payload_bytes import pack, unpack
 from albireo.service.readiness import probe
 from albireo.service.remote_tokens import GROUP, RemoteTokens
 from albireo.service.settings import Settings
+from albireo.service.tickets import Ticket, under
 from albireo.service.tokenizer_worker import Worker
+from albireo.service.tracing import Tracing
 from albireo.tokenizers.checkpoint import MINI
 
 LEASE = 0.6
@@ -293,6 +297,54 @@ def test_long_work_is_not_taken_from_a_worker_that_lives(
         second = start("image")
         assert isinstance(answer.result(20)[0], Tokens)
     assert (taken, second.done) == (1, 0)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "late"])
+def test_what_nobody_waits_for_any_more_is_taken_back(
+    remote: RemoteTokens, objects: list[Observation], server: Server, end: str
+) -> None:
+    stream = remote._stream["image"]
+    ticket = Ticket.within(0.4 if end == "late" else None)
+
+    def ask() -> object:
+        with under(ticket):
+            return remote.tokenize(objects[:1], {"image"})
+
+    with Redis.from_url(server.url) as client, ThreadPoolExecutor(1) as threads:
+        client.zadd(f"{stream}:workers", {"one that takes nothing": time.time() + 60})
+        until(lambda: remote.workers["image"] == 1)
+        answer = threads.submit(ask)
+        until(lambda: client.xlen(stream) == 1)
+        if end == "cancelled":
+            ticket.cancel()
+        with pytest.raises(Gone if end == "cancelled" else Late):
+            answer.result(5)
+        assert client.xlen(stream) == 0
+        client.zrem(f"{stream}:workers", "one that takes nothing")
+
+
+def test_a_worker_works_as_a_part_of_the_request(
+    remote: RemoteTokens,
+    objects: list[Observation],
+    start: Callable[[str], Worker],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exporter = InMemorySpanExporter()
+    tracing, worker = Tracing.through(exporter), start("image")
+    worker.telemetry.tracing = tracing
+    until(lambda: remote.workers["image"] == 1)
+    trace = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+    with caplog.at_level("INFO"), Telemetry().request("rest", "asked-1", trace=trace):
+        remote.tokenize(objects[:1], {"image"})
+    until(lambda: [one for one in caplog.records if getattr(one, "door", "") == "worker"])
+    (line,) = [one for one in caplog.records if getattr(one, "door", "") == "worker"]
+    assert vars(line)["operation"] == "tokenize"
+    worker.telemetry.tracing = None
+    tracing.close()
+    spans = exporter.get_finished_spans()
+    assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {"ab" * 16}
+    assert {span.name for span in spans} == {"worker tokenize", "tokenize"}
+    assert "asked-1" in {(span.attributes or {}).get("albireo.request_id") for span in spans}
 
 
 def test_redis_gone_and_back(mini: TorchEngine, objects: list[Observation], tmp_path: Path) -> None:
