@@ -56,7 +56,7 @@ def configure(form: LogFormat | None = None, level: LogLevel = "info", stream: I
 
 
 def _with_those_below(name: str) -> list[logging.Logger]:
-    """A logger, and those below it, which are left to its level: an earlier uvicorn of the process may have set theirs."""
+    """A logger, and those below it, left to its level: an earlier uvicorn of the process may have set theirs."""
     below = [logging.getLogger(made) for made in list(logging.root.manager.loggerDict) if made.startswith(f"{name}.")]
     for logger in below:
         logger.setLevel(logging.NOTSET)

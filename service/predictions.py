@@ -17,9 +17,11 @@ from albireo.models.heads import Answer, Head, Prior
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
-from albireo.service.core import CHUNK, Outcome, all_or_each, selected, tokenized
+from albireo.service.ahead import portions
+from albireo.service.core import Outcome, all_good, all_or_each, tokenized_ahead
 from albireo.service.shelf import RedshiftToken, Shelved
 from albireo.service.subjects import Subject
+from albireo.service.terms import USUAL, Terms
 from albireo.service.watch import tally
 from albireo.tokenizers.checkpoint import TokenSpec
 
@@ -83,17 +85,18 @@ class Encoded:
 
 
 def encoded(
-    engine: Engine, inputs: Mapping[str, TokenSpec], subjects: Sequence[Subject], with_states: bool = True
+    engine: Engine,
+    inputs: Mapping[str, TokenSpec],
+    subjects: Sequence[Subject],
+    with_states: bool = True,
+    terms: Terms = USUAL,
 ) -> Iterator[Encoded]:
     """The state of every token of each object, from its modalities among `inputs`; so many at a time as memory allows.
 
     Without `with_states` only tokens are made.
     """
-    for start in range(0, len(subjects), CHUNK):
-        began = time.perf_counter()
-        chunk = [selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
-        outcomes, tokens = tokenized(engine, chunk)
-        yield from _encoded(engine, outcomes, tokens, with_states, time.perf_counter() - began)
+    for outcomes, tokens, seconds in tokenized_ahead(engine, inputs, subjects, terms):
+        yield from _encoded(engine, outcomes, tokens, with_states, seconds)
 
 
 def _encoded(
@@ -104,7 +107,7 @@ def _encoded(
     seconds: float = 0.0,
 ) -> Iterator[Encoded]:
     """The same of objects that were tokenized already, which took `seconds`."""
-    for part in _portions([one.n_tokens * engine.dim if one else 0 for one in tokens], STATES):
+    for part in portions([one.n_tokens * engine.dim if one else 0 for one in tokens], STATES):
         began = time.perf_counter()
         done, here = [outcomes[i] for i in part], [tokens[i] for i in part]
         states: list[Embedding | None] = [None] * len(part)
@@ -135,6 +138,7 @@ def predict(
     heads: Mapping[str, Shelved],
     prior: AnyPrior,
     progress: Callable[[int], None],
+    terms: Terms = USUAL,
 ) -> Predicted:
     """What each head says of each object; one pass of the encoder serves them all.
 
@@ -146,10 +150,12 @@ def predict(
     fitted = any(not isinstance(shelved.head, RedshiftToken) for shelved in heads.values())
     out: list[Prediction[Answers]] = []
     tokenizing = encoding = predicting = 0.0
-    for part in encoded(engine, inputs, subjects, fitted):
+    for part in encoded(engine, inputs, subjects, fitted, terms):
         began = time.perf_counter()
         with tally().timings.stage("predict"):
-            out += _told(engine, heads, prior, part)
+            told = _told(engine, heads, prior, part)
+        all_good([one.outcome for one in told], terms)
+        out += told
         predicting += time.perf_counter() - began
         tokenizing += part.tokenize_seconds
         encoding += part.encode_seconds
@@ -276,17 +282,3 @@ def _prior_of(head: Head, prior: AnyPrior) -> Prior | None:
     if head.prior is None:
         return None
     return Prior.flat(float(head.prior.edges[0]), float(head.prior.edges[-1])) if prior == "flat" else prior
-
-
-def _portions(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Numbers 0, 1, .. in order, as many at a time as the budget holds, at least one."""
-    part: list[int] = []
-    total = 0
-    for i, cost in enumerate(costs):
-        if part and total + cost > budget:
-            yield part
-            part, total = [], 0
-        part.append(i)
-        total += cost
-    if part:
-        yield part

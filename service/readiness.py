@@ -16,8 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class KnownAnswer:
                 raise ValueError(f"observation {content['observation']!r}, this version knows {PROBE!r}")
             values = np.frombuffer(base64.b64decode(content["embedding"], validate=True), "<f4").astype(np.float32)
             return cls(str(content["space"]), values, float(content["tolerance"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadCheckpoint("checkpoint_invalid", f"known answer: {error}", file=str(path)) from error
 
     def write(self, folder: Path) -> None:
@@ -165,7 +166,8 @@ class Report:
 class Readiness:
     """Probes of one service. They run in a thread of their own, so that a wedged engine blocks nobody.
 
-    known  gives the stored answer of the checkpoint, or None
+    known   gives the stored answer of the checkpoint, or None
+    beside  further capabilities that are only told: name -> whether it works, and how
     """
 
     def __init__(
@@ -174,6 +176,7 @@ class Readiness:
         data_folder: Path,
         known: Callable[[], KnownAnswer | None] = lambda: None,
         redis_url: str | None = None,
+        beside: Mapping[str, Callable[[], tuple[bool, str]]] | None = None,
         fresh_seconds: float = FRESH_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
@@ -181,6 +184,7 @@ class Readiness:
         self.data_folder = data_folder
         self.known = known
         self.redis_url = redis_url
+        self.beside = beside or {}
         self.fresh_seconds = fresh_seconds
         self.wait_seconds = wait_seconds
         self._lock = threading.Lock()
@@ -198,6 +202,13 @@ class Readiness:
     def started(self) -> bool:
         """Whether the first probes came back good: what is needed is loaded, and computes."""
         return self._first is not None
+
+    @property
+    def starting(self) -> str:
+        """What a service that has not `started` is doing, or why it cannot."""
+        if self._last is not None and not self._last.ready:
+            return self._last.reason
+        return "the first known-answer embedding is being computed" if self.core.loaded else "the model is being loaded"
 
     def start(self) -> threading.Thread:
         """Let the probes run, unless they are running; returns at once."""
@@ -229,8 +240,9 @@ class Readiness:
             "embed": _told(self._embed),
             "search": _told(self._search),
             "write": _told(self._write),
+            "workers": _told(self._workers),
             "redis": _told(self._redis) if self.redis_url else {"ok": None, "detail": "not configured"},
-        }
+        } | {name: _told(partial(_passed_on, check)) for name, check in self.beside.items()}
         broken = [name for name in ("embed", "search") if not capabilities[name]["ok"]]
         reason = "; ".join(f"{name}: {capabilities[name]['detail']}" for name in broken)
         return Report(not broken, reason, capabilities)
@@ -280,6 +292,14 @@ class Readiness:
             raise WrongAnswer(f"only {free} bytes are free")
         return f"{free >> 20} MiB free"
 
+    def _workers(self) -> str:
+        if self.core.pipeline is None:
+            return "the threads of requests compute"
+        waits = self.core.pipeline.waits
+        return "; ".join(
+            [self.core.pipeline.staff, *(f"{stage}: waiting for {wait:.1f} s" for stage, wait in waits.items())]
+        )
+
     def _redis(self) -> str:
         from redis import Redis  # optional in a deployment: loaded only where it is configured
 
@@ -299,6 +319,14 @@ def _compare(now: KnownAnswer, known: KnownAnswer, tolerance: float, what: str) 
     off = float(np.linalg.norm(now.values - known.values) / np.linalg.norm(known.values))
     if not off <= tolerance:
         raise WrongAnswer(f"the probe's embedding is off {what} by {off:.3g} (allowed {tolerance:g})")
+
+
+def _passed_on(check: Callable[[], tuple[bool, str]]) -> str:
+    """What a check of another part of the service says."""
+    ok, detail = check()
+    if not ok:
+        raise WrongAnswer(detail)
+    return detail
 
 
 def _told(check: Callable[[], str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from albireo.service import problems, schemas
 
 OPERATIONS = {
     "/livez": {"get"},
+    "/startupz": {"get"},
     "/readyz": {"get"},
     "/v1/info": {"get"},
     "/v1/usage": {"get"},
@@ -25,6 +26,7 @@ OPERATIONS = {
     "/v1/tokenize": {"post"},
     "/v1/detokenize": {"post"},
     "/v1/embed": {"post"},
+    "/v1/generate": {"post"},
     "/v1/predict": {"post"},
     "/v1/predict/{head}": {"post"},
     "/v1/heads": {"get"},

@@ -24,8 +24,33 @@ def test_ready_with_a_right_engine(client: TestClient) -> None:
         "embed": True,
         "search": True,
         "write": True,
+        "workers": True,
         "redis": None,
     }
+
+
+def test_started_says_what_is_awaited_and_stays(engine, core: Core, settings: Settings, tmp_path: Path) -> None:
+    engine.shift = float("nan")
+    app = create_app(core, settings, Readiness(core, tmp_path, fresh_seconds=0.0, wait_seconds=20.0))
+    with TestClient(app) as client:
+        client.get("/readyz")
+        waiting = client.get("/startupz")
+        assert waiting.status_code == 503
+        assert "not finite" in waiting.json()["detail"]
+        engine.shift = 0.0
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/startupz").json() == {"status": "started"}
+        engine.shift = 0.5
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/startupz").status_code == 200
+
+
+def test_keys_that_cannot_be_read_again_are_told(core: Core, tmp_path: Path) -> None:
+    told = {"keys": lambda: (False, "the keys in use are those of before")}
+    report = Readiness(core, tmp_path, beside=told, wait_seconds=20.0).report()
+    assert report.ready
+    assert report.capabilities["keys"]["ok"] is False
+    assert "of before" in report.capabilities["keys"]["detail"]
 
 
 @pytest.mark.parametrize("shift", [0.5, float("nan"), float("inf")])
