@@ -7,13 +7,13 @@ readme  README.md with its tree made anew
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from albireo.observations.errors import CODES, AlbireoError
 from albireo.observations.modalities import MODALITIES, Modality
 from albireo.observations.reading import FORMATS
-from albireo.service.problems import STATUS
+from albireo.service.problems import GRPC_STATUS, STATUS
 from albireo.service.reading_flags import FLAGS
 from albireo.service.settings import PREFIX, Settings
 from albireo.tokenizers.checkpoint import MINI, Checkpoint
@@ -69,18 +69,56 @@ WRITTEN = "<!-- Written by docs/generate.py (make docs) from the tables in the c
 
 
 def errors() -> str:
-    """The tree, the HTTP statuses, the codes."""
-    statuses = [(f"`{kind.__name__}`", str(status), _summary(kind)) for kind, status in STATUS.items()]
-    codes = [(f"`{code}`", meaning) for code, meaning in CODES.items()]
+    """The tree and the statuses of its classes; the codes and the statuses that they come with."""
+    statuses = [
+        (f"`{kind.__name__}`", str(status), f"`{_grpc(kind)}`", _summary(kind)) for kind, status in STATUS.items()
+    ]
+    raised = _raised()
+    codes = []
+    for code, meaning in CODES.items():
+        found = sorted(raised[code])
+        http, grpc = (", ".join(dict.fromkeys(one[i] for one in found)) or "-" for i in (0, 1))
+        codes.append((f"`{code}`", http, grpc, meaning))
     return (
         "# Errors\n\n"
         "Every error has a machine `code`, a `message`, and, where they are known, the `file`, the `field` and a "
         "`fix`. Over HTTP it is a problem document (RFC 9457, `application/problem+json`). The class decides the HTTP "
-        "status; programs should look at the code.\n\n"
-        + _table(("class", "HTTP status", "meaning"), statuses)
+        "and the gRPC status; programs should look at the code.\n\n"
+        "A status answers a request as a whole. What is wrong with one object is told in its item, with the same code, "
+        "and the others are answered: over HTTP with 200 while one object is good, and 422 when none is; over gRPC "
+        "with `OK` always ([grpc.md](grpc.md)). With the option `on_error` at `fail` the first bad object that is "
+        "found answers the whole request: 422, `INVALID_ARGUMENT`.\n\n"
+        + _table(("class", "HTTP status", "gRPC status", "meaning"), statuses)
         + "\n## Codes\n\n"
-        + _table(("code", "meaning"), codes)
+        "The statuses are those of a request that fails with this code as a whole.\n\n"
+        + _table(("code", "HTTP", "gRPC", "meaning"), codes)
     )
+
+
+def _grpc(kind: type[AlbireoError]) -> str:
+    return next(GRPC_STATUS[one] for one in kind.__mro__ if one in GRPC_STATUS)
+
+
+def _raised() -> dict[str, set[tuple[str, str]]]:
+    """Code -> (HTTP status, gRPC status) of the classes that it is raised with, anywhere in our code."""
+    kinds = {kind.__name__: kind for kind in STATUS}
+    found: dict[str, set[tuple[str, str]]] = {code: set() for code in CODES}
+    found["method_not_allowed"] = {("405", "-")}  # by the framework, before anything of ours is asked
+    for folder in ("observations", "tokenizers", "models", "index", "service"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            for name, code in _made(ast.parse(path.read_text())):
+                if name in kinds and code in found:
+                    found[code].add((str(STATUS[kinds[name]]), _grpc(kinds[name])))
+    return found
+
+
+def _made(tree: ast.AST, base: str = "") -> Iterator[tuple[str, str]]:
+    """(class, first argument) of every call that has one; of super().__init__ the class is the `base` around it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            yield getattr(node.func, "id", base), str(node.args[0].value)
+        inner = getattr(node.bases[0], "id", "") if isinstance(node, ast.ClassDef) and node.bases else base
+        yield from _made(node, inner)
 
 
 def modalities() -> str:

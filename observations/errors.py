@@ -11,6 +11,7 @@
     │   └── NoKey                no key, or an unknown one
     └── Unavailable              the service cannot answer now
         ├── Busy                 it has more to do than it can: try again after .retry_after seconds
+        ├── Full                     the disk is full
         ├── Late                 the deadline passed before there was an answer
         └── Gone                 whoever asked went away
 
@@ -74,6 +75,8 @@ CODES: dict[str, str] = {
     "not_sorted": "entries whose order has a meaning are in another",
     "id_inexact": "ids stored as floating-point numbers, which lose digits",
     "id_duplicate": "several objects of a file have the same id",
+    "measurement_missing": "the object lacks a modality, a band or a value, and the request accepts none that does",
+    "measurement_doubtful": "QA flags say that a measurement may be bad, and the request accepts none that has such",
     # models and tokens
     "modality_unknown": "no such modality in the table",
     "model_unknown": "no model or folder of this name",
@@ -96,7 +99,8 @@ CODES: dict[str, str] = {
     "collection_invalid": "a collection name or definition that cannot be used",
     "object_unknown": "no such object",
     "collection_damaged": "the collection file is corrupt",
-    "storage_unavailable": "a file cannot be read or written now: disk full, locked or not allowed",
+    "storage_unavailable": "a file cannot be read or written now: locked or not allowed",
+    "storage_full": "the disk is full: nothing can be written, what is there can be read",
     # long runs
     "run_unfinished": "an earlier run into this output is not finished, or another process is at it",
     "run_differs": "a run that is to go on was of other inputs or options, or of another model",
@@ -209,6 +213,10 @@ class Busy(Unavailable):
     def __init__(self, code: str, message: str, *, retry_after: float = 1.0, **where: str | None) -> None:
         super().__init__(code, message, **where)
         self.retry_after = retry_after
+
+
+class Full(Unavailable):
+    """The disk is full: nothing can be written, what is there can be read."""
 
 
 class Late(Unavailable):

@@ -52,6 +52,12 @@ OPERATIONS: tuple[tuple[str, Role | None], ...] = (
 )
 """Operation (all of it matches) -> the role that it needs; the first row decides. What is in no row is for admins."""
 
+SCHEMES: dict[str, dict[str, str]] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key: `Authorization: Bearer KEY`"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same, for proxies"},
+}
+"""Where a request may carry its key, as the OpenAPI document says it; `key_of` looks there."""
+
 METRICS = r"(GET|HEAD) /metrics"
 
 ADMIN: Role = "admin"
@@ -288,6 +294,11 @@ def key_of(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
         elif name == b"x-api-key":
             key = value.strip().decode("latin-1") or None
     return key
+
+
+def asks_for_key(operation: str) -> bool:
+    """Whether a service with keys asks for one."""
+    return next((role for pattern, role in OPERATIONS if re.fullmatch(pattern, operation)), ADMIN) is not None
 
 
 class Guard:

@@ -22,8 +22,10 @@ from albireo.service.observing import Observe, Telemetry
 from albireo.service.oip import Models
 from albireo.service.operations import router
 from albireo.service.readiness import KnownAnswer, Readiness, Report
+from albireo.service.replies import refused_whole
 from albireo.service.settings import Settings, read_settings
 from albireo.service.telemetry import install as install_metrics
+from albireo.service.terms import Refused
 from albireo.service.tickets import Priority
 from albireo.service.tls import Tls
 from albireo.service.token_routes import TokenDoors
@@ -41,18 +43,19 @@ def create_app(
     core: Core, settings: Settings, readiness: Readiness | None = None, telemetry: Telemetry | None = None
 ) -> FastAPI:
     """The app over `core`. It answers at once; the engine is loaded while /readyz still says 503."""
+    access = Access.of(settings)
     readiness = readiness or Readiness(
         core,
         settings.data_folder.expanduser(),
         # The stored answer is of the model's own preprocessing.
         lambda: KnownAnswer.read(settings.model_folder) if settings.preprocessing is None else None,
         settings.redis_url,
+        {"keys": access.report},
     )
 
     telemetry = telemetry or Telemetry.of(settings)
     telemetry.metrics.about(partial(_waiting, core), lambda: _ready(readiness.report()), lambda: _model(core))
     core.staff(settings.staffing, telemetry.metrics)
-    access = Access.of(settings)
     tls = Tls.of(settings)
     admission = Admission(
         settings.max_requests,
@@ -68,7 +71,7 @@ def create_app(
         yield
         drain()
         if door is not None:
-            await door.close()
+            await door.close(settings.drain_seconds)
         core.close()
         access.close()
         telemetry.close()
@@ -105,6 +108,7 @@ def create_app(
         )
     app.add_middleware(Observe, telemetry=telemetry)  # the last is the outermost: it also sees what the others refuse
     problems.install(app)
+    app.add_exception_handler(Refused, refused_whole)
     openapi.install(app)
     install_metrics(app, telemetry.metrics)
     app.include_router(router(TokenDoors(core, settings, readiness)))

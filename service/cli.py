@@ -235,7 +235,7 @@ def serve(
 ) -> int:
     """Serve HTTP and gRPC.
 
-    /v1/validate, /v1/embed, /v1/predict, /v1/heads, /v1/collections; described at /docs, ready when /readyz says so.
+    Every operation is described at /docs, those of gRPC in docs/grpc.md. Ready when /readyz says so.
 
     \b
     Examples:

@@ -7,8 +7,9 @@
 No torch is needed but for Local. Every verb that takes objects takes the same: a path, a folder or a pattern; bytes; an
 HDUList; a table of astropy, pandas or Arrow; a specutils Spectrum or SpectrumList; CCDData or NDData; a dict of
 modalities or of the JSON form; or a sequence of these. Keywords beyond those named are reading options
-(docs/formats.md): what the files do not say. One bad object fails alone, in its row; if none is good, the first error
-is raised. With `get_query_payload=True` nothing is sent: the list of Requests is returned that would be.
+(docs/formats.md), what the files do not say, or terms (docs/client.md): `on_error`, `missing`, `qa`, `cache`. One bad
+object fails alone, in its row; if none is good, or with on_error="fail", the first error is raised. With
+`get_query_payload=True` nothing is sent: the list of Requests is returned that would be.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from astropy.table import QTable
 from albireo.observations.errors import AlbireoError
 from albireo.service import client_verbs as verbs
 from albireo.service.client_answers import Answered, EmbeddingTable, ValidationTable
-from albireo.service.client_asking import Asking, gone, instead
+from albireo.service.client_asking import Asking, accepted, gone, instead
 from albireo.service.client_async import AsyncClient
 from albireo.service.client_collections import Collection
 from albireo.service.client_predictions import PredictionTable, RedshiftResult
@@ -90,7 +91,7 @@ class Client(Asking):
 
     def validate(self, given: Any, *, get_query_payload: bool = False, **read: Any) -> ValidationTable:
         """What the service understands of each object; nothing is embedded, and what is of no use is a row too."""
-        return self._of_objects(verbs.validate(Reading.of(read)), given, get_query_payload)
+        return self._of_objects(verbs.validate(Reading.asked(read)), given, get_query_payload)
 
     def embed(
         self,
@@ -99,6 +100,7 @@ class Client(Asking):
         pooling: Pooling = "mean",
         normalize: bool = False,
         join: bool = False,
+        dims: int | None = None,
         get_query_payload: bool = False,
         **read: Any,
     ) -> EmbeddingTable:
@@ -107,8 +109,10 @@ class Client(Asking):
         pooling    mean of all tokens, one mean_per_modality, or all tokens
         normalize  to length 1
         join       objects of the same id in several files are one object
+        dims       numbers of an embedding: refused unless they are all that the model gives
         """
-        return self._of_objects(verbs.embed(pooling, normalize, join, Reading.of(read)), given, get_query_payload)
+        verb = verbs.embed(pooling, normalize, join, Reading.asked(read), dims)
+        return self._of_objects(verb, given, get_query_payload)
 
     def predict(
         self,
@@ -127,7 +131,7 @@ class Client(Asking):
         prior    of redshift: "flat", (edges, n), or a table of z_low, z_high, n
         """
         names = [heads] if isinstance(heads, str) else list(heads)
-        verb = verbs.predict(names, density, prior, join, Reading.of(read))
+        verb = verbs.predict(names, density, prior, join, Reading.asked(read))
         return self._of_objects(verb, given, get_query_payload)
 
     def predict_redshift(self, given: Any, *, head: str = "redshift", **options: Any) -> RedshiftResult:
@@ -148,7 +152,7 @@ class Client(Asking):
 
     def tokenize(self, given: Any, *, join: bool = False, get_query_payload: bool = False, **read: Any) -> TokenTable:
         """The tokens of each object, and what the quantisers of its modalities are."""
-        return self._of_objects(verbs.tokenize(join, Reading.of(read)), given, get_query_payload)
+        return self._of_objects(verbs.tokenize(join, Reading.asked(read)), given, get_query_payload)
 
     def detokenize(self, tokens: Any) -> DecodedTable:
         """What tokens stand for: of a TokenTable, of {modality: ids}, or of a sequence of such dicts.
@@ -199,7 +203,8 @@ class Client(Asking):
         lost: AlbireoError | None = None
         with self.bar(verb, todo) as advance:
             for batch in todo:
-                answers += self._answers(verb, batch if lost is None else batch.failed(lost))
+                found = self._answers(verb, batch if lost is None else batch.failed(lost))
+                answers += [accepted(verb, answer) for answer in found]
                 lost = lost or gone(answers[-1])
                 advance(batch.n)
         return verb.finish(answers)

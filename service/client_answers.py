@@ -239,6 +239,7 @@ def embedding_table(answers: Sequence[Answered], pooling: str) -> EmbeddingTable
         names += item.get("rows") or [""] * len(parts)
     columns = about(rows)
     columns["embedding"] = np.concatenate(values) if values else np.zeros((0, meta.get("dim", 0)), np.float32)
+    columns["cache"] = texts(rows, lambda item: item.get("cache"))
     order = ["id", "file", "ra", "dec", "embedding"]
     if pooling != "mean":
         columns["row"] = np.array(names, dtype=np.str_)

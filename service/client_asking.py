@@ -10,7 +10,7 @@ from albireo.observations.errors import AlbireoError, Late, TooLarge, Unavailabl
 from albireo.service.client_answers import Answered
 from albireo.service.client_inputs import pieces
 from albireo.service.client_requests import Batch, Limits, Request, batches, loaded, parted
-from albireo.service.client_transport import Access
+from albireo.service.client_transport import Access, rebuilt
 from albireo.service.client_verbs import Verb
 
 Result = TypeVar("Result")
@@ -44,8 +44,11 @@ class Asking:
         self._options = {name: value for name, value in stated.items() if value is not None}
 
     def plan(self, verb: Verb[Result], given: Any, limits: Limits) -> tuple[Verb[Result], list[Batch]]:
-        verb = verb.with_options(self._options)
-        found = pieces(given, verb.reading, limits.objects, limits.bytes)
+        verb, limits = verb.with_options(self._options), verb.within(limits)
+        found = list(pieces(given, verb.reading, limits.objects, limits.bytes))
+        lost = next((piece.error for piece in found if piece.error is not None), None)
+        if verb.whole and lost is not None:
+            raise lost
         return verb, verb.batched(batches(found, limits, verb.together))
 
     def payload(self, verb: Verb[Result], given: Any) -> list[Request]:
@@ -64,12 +67,23 @@ class Asking:
 
 def instead(verb: Verb[Any], batch: Batch, error: AlbireoError) -> list[Batch]:
     """What to send instead of a batch that was refused; raises what concerns the request as a whole."""
+    if verb.whole and not isinstance(error, TooLarge | Late):
+        raise error
     if verb.together and isinstance(error, TooLarge | Late):
         return [batch.failed(error)]
     smaller = parted(batch, error)
     if not smaller:
         raise error
     return smaller
+
+
+def accepted(verb: Verb[Any], answer: Answered) -> Answered:
+    """The answer; raises its first error where a bad object fails all."""
+    bad = next((item for item in answer.items if item["status"] == "error"), None) if verb.whole else None
+    if bad is not None:
+        lost = next((piece.error for piece in answer.batch.pieces if piece.error is not None), None)
+        raise lost or rebuilt(bad.get("error") or bad["errors"][0])
+    return answer
 
 
 def gone(answer: Answered) -> AlbireoError | None:

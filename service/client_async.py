@@ -15,7 +15,7 @@ from astropy.table import QTable
 from albireo.observations.errors import AlbireoError
 from albireo.service import client_verbs as verbs
 from albireo.service.client_answers import Answered, EmbeddingTable, ValidationTable
-from albireo.service.client_asking import Asking, gone, instead
+from albireo.service.client_asking import Asking, accepted, gone, instead
 from albireo.service.client_collections import AsyncCollection
 from albireo.service.client_predictions import PredictionTable, RedshiftResult
 from albireo.service.client_reading import Reading
@@ -67,7 +67,7 @@ class AsyncClient(Asking):
 
     async def validate(self, given: Any, *, get_query_payload: bool = False, **read: Any) -> ValidationTable:
         """As `Client.validate`."""
-        return await self._of_objects(verbs.validate(Reading.of(read)), given, get_query_payload)
+        return await self._of_objects(verbs.validate(Reading.asked(read)), given, get_query_payload)
 
     async def embed(
         self,
@@ -76,11 +76,13 @@ class AsyncClient(Asking):
         pooling: Pooling = "mean",
         normalize: bool = False,
         join: bool = False,
+        dims: int | None = None,
         get_query_payload: bool = False,
         **read: Any,
     ) -> EmbeddingTable:
         """As `Client.embed`."""
-        return await self._of_objects(verbs.embed(pooling, normalize, join, Reading.of(read)), given, get_query_payload)
+        verb = verbs.embed(pooling, normalize, join, Reading.asked(read), dims)
+        return await self._of_objects(verb, given, get_query_payload)
 
     async def predict(
         self,
@@ -95,7 +97,7 @@ class AsyncClient(Asking):
     ) -> PredictionTable:
         """As `Client.predict`."""
         names = [heads] if isinstance(heads, str) else list(heads)
-        verb = verbs.predict(names, density, prior, join, Reading.of(read))
+        verb = verbs.predict(names, density, prior, join, Reading.asked(read))
         return await self._of_objects(verb, given, get_query_payload)
 
     async def predict_redshift(self, given: Any, *, head: str = "redshift", **options: Any) -> RedshiftResult:
@@ -118,7 +120,7 @@ class AsyncClient(Asking):
         self, given: Any, *, join: bool = False, get_query_payload: bool = False, **read: Any
     ) -> TokenTable:
         """As `Client.tokenize`."""
-        return await self._of_objects(verbs.tokenize(join, Reading.of(read)), given, get_query_payload)
+        return await self._of_objects(verbs.tokenize(join, Reading.asked(read)), given, get_query_payload)
 
     async def detokenize(self, tokens: Any) -> DecodedTable:
         """As `Client.detokenize`."""
@@ -166,7 +168,8 @@ class AsyncClient(Asking):
         async def one(number: int, batch: Batch) -> None:
             nonlocal lost
             try:
-                answers[number] = await self._answers(verb, batch if lost is None else batch.failed(lost))
+                found = await self._answers(verb, batch if lost is None else batch.failed(lost))
+                answers[number] = [accepted(verb, answer) for answer in found]
                 lost = lost or gone(answers[number][-1])
                 advance(batch.n)
             except Exception as error:

@@ -29,7 +29,7 @@ class Collection:
     def upsert(self, given: Any, *, join: bool = False, get_query_payload: bool = False, **read: Any) -> AnswerTable:
         """Add or replace objects; they are on disk when this returns. Columns added to an EmbeddingTable are kept."""
         if not isinstance(given, EmbeddingTable):
-            verb = verbs.upsert(self.name, join, Reading.of(read))
+            verb = verbs.upsert(self.name, join, Reading.asked(read))
             return self.client._of_objects(verb, given, get_query_payload)
         _no_options(read, join)
         questions = verbs.upsert_vectors(self.name, given, self.client._known_limits())
@@ -51,7 +51,7 @@ class Collection:
         a vector of embedding space `space`. Of several queries each has its rows."""
         _one_of(like=like, id=id, vector=vector)
         if id is None and vector is None and not isinstance(like, EmbeddingTable):
-            verb = verbs.search(self.name, k, join, Reading.of(read))
+            verb = verbs.search(self.name, k, join, Reading.asked(read))
             return self.client._of_objects(verb, like, get_query_payload)
         _no_options(read, join)
         questions = _questions(self.name, like if vector is None else vector, id, space, k)
@@ -74,7 +74,7 @@ class AsyncCollection:
     ) -> AnswerTable:
         """Add or replace objects; they are on disk when this returns. Columns added to an EmbeddingTable are kept."""
         if not isinstance(given, EmbeddingTable):
-            verb = verbs.upsert(self.name, join, Reading.of(read))
+            verb = verbs.upsert(self.name, join, Reading.asked(read))
             return await self.client._of_objects(verb, given, get_query_payload)
         _no_options(read, join)
         questions = verbs.upsert_vectors(self.name, given, await self.client._known_limits())
@@ -95,7 +95,7 @@ class AsyncCollection:
         """As `Collection.search`."""
         _one_of(like=like, id=id, vector=vector)
         if id is None and vector is None and not isinstance(like, EmbeddingTable):
-            verb = verbs.search(self.name, k, join, Reading.of(read))
+            verb = verbs.search(self.name, k, join, Reading.asked(read))
             return await self.client._of_objects(verb, like, get_query_payload)
         _no_options(read, join)
         questions = _questions(self.name, like if vector is None else vector, id, space, k)

@@ -1,4 +1,4 @@
-"""What the files do not say, as the client's keyword arguments: the reading options of every other door.
+"""The client's keyword arguments: what the files do not say, and the terms of a request, as on every other door.
 
 Quantities, units, SkyCoords and paths are taken as well as what the JSON form has.
 """
@@ -6,7 +6,7 @@ Quantities, units, SkyCoords and paths are taken as well as what the JSON form h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,28 @@ from astropy.units.function import FunctionUnitBase
 
 from albireo.observations.errors import BadInput
 from albireo.observations.options import ReadOptions
+from albireo.service.terms import TERMS
 
 NAMES = tuple(option.name for option in fields(ReadOptions))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Options as JSON carries them. `positions` is the table of positions, if it is none of the files given."""
+    """Options as JSON carries them. `positions` is the table of positions, if it is none of the files given; `terms`
+    are those that are stated."""
 
     data: Mapping[str, Any] = field(default_factory=dict)
     positions: Path | Table | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def asked(cls, stated: Mapping[str, Any]) -> Reading:
+        """Of the keywords of a verb. BadInput option_invalid as of `of`."""
+        terms = {name: stated[name] for name in TERMS if name in stated}
+        for name, value in terms.items():
+            if value not in TERMS[name]:
+                raise BadInput("option_invalid", repr(value), field=name, fix="one of " + ", ".join(TERMS[name]))
+        return replace(cls.of({name: value for name, value in stated.items() if name not in TERMS}), terms=terms)
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Reading:

@@ -38,7 +38,10 @@ Pooling = Literal["mean", "mean_per_modality", "tokens"]
 Result = TypeVar("Result")
 
 STANDARD = frozenset(
-    {"id", "file", "ra", "dec", "embedding", "row", "status", "modalities", "n_tokens", "qa_flags", "warnings", *ERROR}
+    {
+        *("id", "file", "ra", "dec", "embedding", "row", "status", "modalities", "n_tokens", "cache", "qa_flags"),
+        *("warnings", *ERROR),
+    }
 )
 """Columns of an EmbeddingTable that the service made; others are the user's."""
 
@@ -51,6 +54,7 @@ class Verb(Generic[Result]):
     finish    the result, from what came of each batch
     together  all objects go in one request
     of_query  items are sent one by one, as the query of a search
+    most      objects that go in one request, None: as many as the server allows
     """
 
     name: str
@@ -60,6 +64,7 @@ class Verb(Generic[Result]):
     reading: Reading
     together: bool = False
     of_query: bool = False
+    most: int | None = None
 
     def request(self, batch: Batch, contents: Contents) -> Request:
         made = request_of(batch, contents, self.path, self.body)
@@ -74,6 +79,15 @@ class Verb(Generic[Result]):
         return replace(
             self, body={**self.body, "options": {**self.body.get("options", {}), **options}} if options else self.body
         )
+
+    @property
+    def whole(self) -> bool:
+        """True if a bad object fails all."""
+        return self.reading.terms.get("on_error") == "fail"
+
+    def within(self, limits: Limits) -> Limits:
+        """The limits of the server, or those of this verb if they are narrower."""
+        return limits if self.most is None else replace(limits, max_items=min(self.most, limits.max_items))
 
     def batched(self, todo: Sequence[Batch]) -> list[Batch]:
         """The batches as this verb can be asked about them."""
@@ -90,8 +104,10 @@ def validate(reading: Reading) -> Verb[ValidationTable]:
     return Verb("reading", "/v1/validate", _body(reading, {}), validation_table, reading, reading.together)
 
 
-def embed(pooling: Pooling, normalize: bool, join: bool, reading: Reading) -> Verb[EmbeddingTable]:
-    options = {"pooling": pooling, "normalize": normalize, "encoding": "base64", "join": join}
+def embed(
+    pooling: Pooling, normalize: bool, join: bool, reading: Reading, dims: int | None = None
+) -> Verb[EmbeddingTable]:
+    options = {"pooling": pooling, "normalize": normalize, "encoding": "base64", "join": join, "dims": dims}
     return Verb(
         "embedding", "/v1/embed", _body(reading, options), lambda answers: embedding_table(answers, pooling),
         reading, join or reading.together,
@@ -138,7 +154,7 @@ def _named_neighbors(answers: Sequence[Answered]) -> NeighborTable:
 
 def _body(reading: Reading, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are stated; those left out are the service's defaults."""
-    stated = {name: value for name, value in options.items() if value is not None}
+    stated = {name: value for name, value in options.items() if value is not None} | dict(reading.terms)
     if reading.data:
         stated["read"] = dict(reading.data)
     return {"options": stated} if stated else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.spaces import same_space
+from albireo.service.ahead import ahead, portions
 from albireo.service.descriptions import plain, select, unusable, validation
 from albireo.service.subjects import Subject
+from albireo.service.terms import USUAL, Refused, Terms
 from albireo.service.watch import tally
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ Entry = TypeVar("Entry")
 
 CHUNK = 256
 """Objects that go to the engine in one call; between calls progress is reported and other requests get their turn."""
+
+PORTION = 8192
+"""Tokens that go to the encoder in one call, while the next portion is tokenized: enough to keep a device busy."""
 
 MAX_NEIGHBOURS = 10_000
 
@@ -80,6 +85,11 @@ class Outcome:
     def modalities(self) -> tuple[str, ...]:
         """Public names of the modalities that contributed."""
         return names_of(self.embedding.modalities) if self.embedding else ()
+
+    @property
+    def cache(self) -> Literal["hit", "miss"] | None:
+        """ "hit" if the embedding was remembered, "miss" if it was computed for this; None without one."""
+        return None if self.embedding is None else "hit" if self.embedding.cached else "miss"
 
     def failed(self, error: AlbireoError) -> Outcome:
         return replace(self, subject=self.subject.failed(error), embedding=None)
@@ -143,6 +153,7 @@ class Core:
         self._shelf = _Once(shelf or _bare_shelf)
         self._pipeline: _Once[Pipeline] | None = None
         self._results: EmbeddingCache | None = None
+        self.terms = USUAL
 
     @classmethod
     def local(cls, settings: Settings) -> Core:
@@ -191,6 +202,11 @@ class Core:
         return self._engine()
 
     @property
+    def loaded(self) -> bool:
+        """Whether the engine is open."""
+        return self._engine.value is not None
+
+    @property
     def collections(self) -> Collections:
         return self._collections()
 
@@ -217,6 +233,16 @@ class Core:
         twin._engine = _Once(lambda: _remembering(pipeline().on(ticket), self._results))
         return twin
 
+    def under(self, terms: Terms) -> Core:
+        """The same verbs under the terms of a request. Refused by a verb if they let a bad object fail all of it."""
+        twin = copy(self)
+        twin.terms = terms
+        if terms.cache == "bypass":
+            from albireo.service.engine_around import uncached  # only in a service
+
+            twin._engine = _Once(lambda: uncached(self.engine))
+        return twin
+
     def staff(self, staffing: Staffing, watch: Watch) -> None:
         """Let the engine's work be done by threads of its own, for all requests together."""
 
@@ -241,7 +267,7 @@ class Core:
 
     def validate(self, reports: Sequence[FileReport], subjects: Sequence[Subject]) -> dict[str, Any]:
         """What was understood, as plain data. Loads no engine if the checkpoint can be described without."""
-        return validation(reports, subjects, self.inputs)
+        return validation(reports, subjects, self.inputs, self.terms)
 
     def embed(
         self,
@@ -255,16 +281,14 @@ class Core:
         progress  is told how many more objects are done
         """
         engine, inputs = self.engine, self.inputs
+        self.terms.check_dims(engine.dim)
         outcomes: list[Outcome] = []
         tokenizing = encoding = 0.0
-        for start in range(0, len(subjects), CHUNK):
-            chunk = [selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
+        for chunk, tokens, seconds in tokenized_ahead(engine, inputs, subjects, self.terms):
             began = time.perf_counter()
-            chunk, tokens = tokenized(engine, chunk)
-            halfway = time.perf_counter()
-            outcomes += _encode(engine, chunk, tokens, pooling, normalize)
-            tokenizing += halfway - began
-            encoding += time.perf_counter() - halfway
+            outcomes += all_good(_encode(engine, chunk, tokens, pooling, normalize), self.terms)
+            tokenizing += seconds
+            encoding += time.perf_counter() - began
             progress(len(chunk))
         _count(outcomes, sum(o.embedding.n_tokens for o in outcomes if o.embedding))
         return Embedded(engine.space(pooling, normalize), engine.numerics, tuple(outcomes), tokenizing, encoding)
@@ -281,7 +305,7 @@ class Core:
         """The tokens of every object that has any; the others fail alone."""
         from albireo.service.token_verbs import tokenize  # only if tokens are asked for
 
-        made = tokenize(self.engine, self.inputs, subjects)
+        made = tokenize(self.engine, self.inputs, subjects, self.terms)
         _count([one.outcome for one in made], sum(one.n_tokens for one in made))
         return made
 
@@ -311,7 +335,7 @@ class Core:
         """
         from albireo.service.predictions import predict  # heads are loaded only when they are asked
 
-        predicted = predict(self.engine, self.inputs, subjects, heads, prior, progress)
+        predicted = predict(self.engine, self.inputs, subjects, heads, prior, progress, self.terms)
         _count(predicted.outcomes, predicted.n_tokens)
         return predicted
 
@@ -351,9 +375,9 @@ class Core:
         collection = self.collections.get(name)
         self.check_space(collection, self.engine.space("mean"))
         embedded = self.embed(subjects, "mean", progress)
-        outcomes = _once_each(embedded.outcomes)
+        outcomes = all_good(_once_each(embedded.outcomes), self.terms)
         good = list({o.subject.id: i for i, o in reversed(list(enumerate(outcomes))) if o.embedding}.values())
-        refused = _upsert(collection, [_stored(outcomes[i], embedded.numerics) for i in good])
+        refused = self._upsert(collection, [_stored(outcomes[i], embedded.numerics) for i in good])
         for i, error in zip(good, refused, strict=True):
             if error is not None:
                 outcomes[i] = outcomes[i].failed(error)
@@ -366,7 +390,7 @@ class Core:
         """Keep ready vectors of embedding space `space`; per object why it was refused, or None."""
         collection = self.collections.get(name)
         self.check_space(collection, space)
-        refused = _upsert(collection, objects)
+        refused = self._upsert(collection, objects)
         tally().count(len(objects), (error.code for error in refused if error is not None))
         return refused
 
@@ -429,6 +453,16 @@ class Core:
                 fix="use the model the collection was made with, or a new collection",
             )
 
+    def _upsert(self, collection: Collection, objects: Sequence[StoredObject]) -> list[AlbireoError | None]:
+        """All in one transaction; if one is refused, each alone, so that only the bad ones are, or none is kept."""
+        try:
+            collection.upsert(objects)
+        except (BadInput, Conflict):
+            if self.terms.on_error == "fail":
+                raise
+            return [_upsert_one(collection, stored) for stored in objects]
+        return [None] * len(objects)
+
     def _neighbours(
         self, collection: Collection, vectors: Sequence[NDArray[np.float32]], ids: Sequence[str | None], *, k: int
     ) -> list[Neighbours]:
@@ -484,7 +518,7 @@ class _Once(Generic[Value]):
             return self.value
 
 
-def selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
+def selected(subject: Subject, inputs: Mapping[str, TokenSpec], terms: Terms = USUAL) -> Outcome:
     """The object with the modalities that the checkpoint reads, and warnings for the others."""
     observation = subject.observation
     if observation is None:
@@ -492,25 +526,62 @@ def selected(subject: Subject, inputs: Mapping[str, TokenSpec]) -> Outcome:
     readable, warnings = select(observation, inputs)
     left_out = tuple(key for key in observation.data if key not in readable)
     outcome = Outcome(subject, warnings=subject.warnings + warnings, flags=observation.flags, left_out=left_out)
-    blocking = unusable(observation, readable, inputs)
+    blocking = unusable(observation, readable, inputs) or terms.objection(observation, observation.flags, left_out)
     if blocking is not None:
         return outcome.failed(blocking.at(file=subject.file))
     return replace(outcome, subject=replace(subject, observation=replace(observation, data=readable)))
 
 
-def tokenized(engine: Engine, outcomes: list[Outcome]) -> tuple[list[Outcome], list[Tokens | None]]:
+def tokenized(
+    engine: Engine, outcomes: list[Outcome], terms: Terms = USUAL
+) -> tuple[list[Outcome], list[Tokens | None]]:
     """Tokens of the objects that have any, None for the others."""
-    at = [i for i, outcome in enumerate(outcomes) if outcome.error is None]
-    results = engine.tokenize([o for i in at if (o := outcomes[i].subject.observation) is not None])
+    given = [(i, seen) for i, o in enumerate(outcomes) if not o.error and (seen := o.subject.observation) is not None]
+    results = engine.tokenize([observation for _, observation in given])
     done = list(outcomes)
     out: list[Tokens | None] = [None] * len(outcomes)
-    for i, result in zip(at, results, strict=True):
-        if isinstance(result, AlbireoError):
-            done[i] = done[i].failed(result.at(file=done[i].subject.file))
-        else:
-            out[i] = result
+    for (i, observation), result in zip(given, results, strict=True):
+        if not isinstance(result, AlbireoError):
             done[i] = replace(done[i], flags=tuple(dict.fromkeys(done[i].flags + result.flags)))
+        refused = result if isinstance(result, AlbireoError) else terms.objection(observation, done[i].flags)
+        if refused is not None:
+            done[i] = done[i].failed(refused.at(file=done[i].subject.file))
+        elif not isinstance(result, AlbireoError):
+            out[i] = result
     return done, out
+
+
+def tokenized_ahead(
+    engine: Engine, inputs: Mapping[str, TokenSpec], subjects: Sequence[Subject], terms: Terms = USUAL
+) -> Iterator[tuple[list[Outcome], list[Tokens | None], float]]:
+    """A portion of the objects at a time, with tokens of those that have any, and the seconds that tokenizing took.
+
+    Where one bad object fails all, every object is known to be good before the first portion is given: see `all_good`.
+    """
+    chosen = all_good([selected(subject, inputs, terms) for subject in subjects], terms)
+
+    def make(part: Sequence[int]) -> tuple[list[Outcome], list[Tokens | None], float]:
+        began = time.perf_counter()
+        outcomes, tokens = tokenized(engine, [chosen[i] for i in part], terms)
+        return all_good(outcomes, terms), tokens, time.perf_counter() - began
+
+    costs = [
+        sum(inputs[key].n_tokens for key in subject.observation.data if key in inputs) if subject.observation else 0
+        for subject in subjects
+    ]
+    made = ahead(make, portions(costs, PORTION, CHUNK))
+    return iter(list(made)) if terms.on_error == "fail" else made
+
+
+def all_good(outcomes: list[Outcome], terms: Terms) -> list[Outcome]:
+    """The outcomes; Refused if an object is bad, and terms let that fail all."""
+    bad = [outcome for outcome in outcomes if outcome.error] if terms.on_error == "fail" else []
+    if not bad:
+        return outcomes
+    first = bad[0].error
+    assert first is not None
+    _count(bad, 0)
+    raise Refused(bad) if isinstance(first, BadInput) else first
 
 
 def all_or_each(
@@ -592,15 +663,6 @@ def _stored(outcome: Outcome, numerics: Numerics) -> StoredObject:
     return StoredObject(
         subject.id, outcome.embedding.values, observation.ra, observation.dec, metadata, outcome.modalities
     )
-
-
-def _upsert(collection: Collection, objects: Sequence[StoredObject]) -> list[AlbireoError | None]:
-    """All in one transaction; if one is refused, each alone, so that only the bad ones are."""
-    try:
-        collection.upsert(objects)
-    except (BadInput, Conflict):
-        return [_upsert_one(collection, stored) for stored in objects]
-    return [None] * len(objects)
 
 
 def _upsert_one(collection: Collection, stored: StoredObject) -> AlbireoError | None:

@@ -31,6 +31,7 @@ from albireo.observations.observation import (
     Spectrum,
 )
 from albireo.service.subjects import Subject
+from albireo.service.terms import USUAL, Terms
 from albireo.tokenizers.checkpoint import Inputs
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ MAX_EXACT_INTEGER = 2**53
 
 
 def validation(
-    reports: Sequence[FileReport], subjects: Sequence[Subject], inputs: Mapping[str, TokenSpec]
+    reports: Sequence[FileReport], subjects: Sequence[Subject], inputs: Mapping[str, TokenSpec], terms: Terms = USUAL
 ) -> dict[str, Any]:
     """The whole answer: one row per file, one per object."""
-    items = [describe(subject, inputs) for subject in subjects]
+    items = [describe(subject, inputs, terms) for subject in subjects]
     return {
         "files": [_file(report) for report in reports],
         "items": items,
@@ -69,8 +70,11 @@ def _file(report: FileReport) -> dict[str, Any]:
     }
 
 
-def describe(subject: Subject, inputs: Mapping[str, TokenSpec]) -> dict[str, Any]:
-    """One object; `usable` is false with the reason in `errors` when nothing of it can be embedded."""
+def describe(subject: Subject, inputs: Mapping[str, TokenSpec], terms: Terms = USUAL) -> dict[str, Any]:
+    """One object; `usable` is false with the reason in `errors` when nothing of it can be embedded under these terms.
+
+    Flags that only tokenizing finds are not known here.
+    """
     item: dict[str, Any] = {
         "id": subject.id,
         "file": subject.file,
@@ -88,10 +92,11 @@ def describe(subject: Subject, inputs: Mapping[str, TokenSpec]) -> dict[str, Any
     if observation is None:
         return item
     readable, warnings = select(observation, inputs)
-    blocking = unusable(observation, readable, inputs)
+    left_out = tuple(key for key in observation.data if key not in readable)
+    blocking = unusable(observation, readable, inputs) or terms.objection(observation, observation.flags, left_out)
     formats = dict.fromkeys(origin.format for origin in observation.provenance.values())
     return item | {
-        "status": "error" if blocking else ("degraded" if len(readable) < len(observation.data) else "ok"),
+        "status": "error" if blocking else ("degraded" if left_out else "ok"),
         "usable": blocking is None,
         "ra": observation.ra,
         "dec": observation.dec,

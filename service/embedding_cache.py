@@ -15,7 +15,7 @@ from dataclasses import replace
 from albireo.models.engine import Embedding, Engine, Pooling, Tokens
 from albireo.observations.errors import AlbireoError
 from albireo.observations.modalities import MODALITIES
-from albireo.service.engine_around import EngineAround
+from albireo.service.engine_around import EngineAround, uncached
 
 KEPT: tuple[Pooling, ...] = ("mean", "mean_per_modality")
 """Poolings that are kept: states of all tokens are megabytes an object."""
@@ -70,6 +70,10 @@ class CachedEmbeddings(EngineAround):
     def __init__(self, engine: Engine, cache: EmbeddingCache) -> None:
         super().__init__(engine)
         self.cache = cache
+
+    @property
+    def uncached(self) -> Engine:
+        return uncached(self.engine)
 
     def embed_each(
         self, tokens: Sequence[Tokens], pooling: Pooling | Sequence[Pooling] = "mean"

@@ -62,6 +62,10 @@ OUTCOME = (
 """Columns of tables whose rows may be of objects that failed: "ok", "degraded" or "error", and the error."""
 
 
+CACHE = column("cache", TEXT, "meta.code")
+"""Column of answers: "hit" if the embedding was remembered, "miss" if it was computed, null without one."""
+
+
 def embedding_schema(dim: int, about: Mapping[str, str], outcome: bool = False) -> pa.Schema:
     """Columns of the table: `row` is the modality of a vector, null where it is of the whole object.
 
@@ -74,7 +78,7 @@ def embedding_schema(dim: int, about: Mapping[str, str], outcome: bool = False) 
     )
     modalities, *others = WHENCE
     whence = (modalities, column("n_tokens", pa.int32(), "meta.number"), *others)
-    return pa.schema([*WHO, *numbers, *whence, *(OUTCOME if outcome else ())], metadata=dict(about))
+    return pa.schema([*WHO, *numbers, *whence, *((CACHE, *OUTCOME) if outcome else ())], metadata=dict(about))
 
 
 def errors_path(path: Path) -> Path:
@@ -168,6 +172,7 @@ def embedding_table(outcomes: Sequence[Outcome], schema: pa.Schema) -> pa.Table 
     embeddings = [outcome.embedding for outcome in outcomes]
     columns = object_columns(outcomes, [outcome.modalities for outcome in outcomes])
     columns["n_tokens"] = pa.array([one.n_tokens if one else 0 for one in embeddings], pa.int32())
+    columns["cache"] = pa.array([outcome.cache for outcome in outcomes], TEXT)
     if any(one is not None and one.values.ndim > 1 for one in embeddings):
         counts = [1 if one is None or one.values.ndim == 1 else len(one.values) for one in embeddings]
         places = pa.array(np.repeat(np.arange(len(counts)), counts))

@@ -28,12 +28,13 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 _NUMERICS = {"dtype": "float32", "compute": "float32", "device": "cpu", "tokens": "float32"}
 _REQUEST_ID = "0f8fad5bd9cb469fa16570867728950e"
+_TIMINGS = {"parse": 0.4, "tokenize": 0.3, "queue": 0.1, "encode": 2.1, "serialize": 0.2}
 _ENVELOPE = {
     "space": f"{_SPACE}:mean",
     "model": "albireo-mini",
     **_NUMERICS,
     "dim": 4,
-    "timings_ms": {"parse": 0.4, "tokenize": 0.3, "encode": 2.1},
+    "timings_ms": _TIMINGS,
     "usage": {"tokens": 2},
     "request_id": _REQUEST_ID,
 }
@@ -41,7 +42,7 @@ _TOKEN_ENVELOPE = {
     "model": "albireo-mini",
     "checkpoint": "0123456789ab:albireo-1",
     **_NUMERICS,
-    "timings_ms": {"parse": 0.4, "tokenize": 0.3},
+    "timings_ms": {"parse": 0.4, "tokenize": 0.3, "queue": 0.1, "serialize": 0.2},
     "usage": {"tokens": 2},
     "request_id": _REQUEST_ID,
 }
@@ -95,7 +96,14 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "EmbedReply": {
         **_ENVELOPE,
         "items": [
-            {**_GOOD, "embedding": [0.1, -0.2, 0.3, 0.4], "shape": [4], "rows": None, "modalities_used": _USED},
+            {
+                **_GOOD,
+                "embedding": [0.1, -0.2, 0.3, 0.4],
+                "shape": [4],
+                "rows": None,
+                "modalities_used": _USED,
+                "cache": "miss",
+            },
         ],
     },
     "PredictReply": {
@@ -138,7 +146,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "exact": True,
         "k": 1,
         "results": [{"query": None, "k_returned": 1, "short_reason": None, "hits": [_HIT]}],
-        "timings_ms": {"parse": 0.0, "total": 1.2},
+        "timings_ms": {"parse": 0.1, "search": 0.9, "serialize": 0.1, "total": 1.2},
         "request_id": _REQUEST_ID,
     },
     "ObjectsReply": {
@@ -147,8 +155,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "model": "albireo-mini",
         "indexed": 1,
         "count": 1,
-        "items": [{**_GOOD, "embedding": None, "shape": None, "rows": None, "modalities_used": _USED}],
-        "timings_ms": {"parse": 0.4, "tokenize": 0.3, "encode": 2.1},
+        "items": [{**_GOOD, "embedding": None, "shape": None, "rows": None, "modalities_used": _USED, "cache": "miss"}],
+        "timings_ms": _TIMINGS,
         "request_id": _REQUEST_ID,
     },
     "ValidateReply": {

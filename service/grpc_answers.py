@@ -20,6 +20,7 @@ from albireo.service.grpc_messages import tensor
 from albireo.service.predictions import Answers, Predicted, Prediction, as_data
 from albireo.service.protos.albireo.v1 import albireo_pb2 as pb
 from albireo.service.shelf import Shelved
+from albireo.service.watch import EMBEDS
 
 
 def struct(data: Mapping[str, Any]) -> Struct:
@@ -43,6 +44,7 @@ def item_result(outcome: Outcome, item: int | None, space: str, with_embedding: 
     result = pb.ItemResult(
         item=item,
         n_tokens=embedding.n_tokens if embedding else 0,
+        cache=outcome.cache or "",
         **about(outcome),
         modalities_used=outcome.modalities,
     )
@@ -100,7 +102,7 @@ def envelope(done: Embedded | Predicted, engine: Engine, call: Call) -> pb.Envel
         numerics=pb.Numerics(**asdict(done.numerics)),
         tokens=done.n_tokens,
         n_failed=done.n_failed,
-        timings_ms=call.tally.timings.milliseconds(),
+        timings_ms=call.tally.timings.milliseconds(*EMBEDS),
         request_id=call.request_id,
     )
 

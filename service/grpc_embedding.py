@@ -21,6 +21,7 @@ from albireo.service.predictions import AnyPrior
 from albireo.service.protos.albireo.v1 import albireo_pb2 as pb
 from albireo.service.protos.albireo.v1 import albireo_pb2_grpc as pb_grpc
 from albireo.service.shelf import Shelved
+from albireo.service.terms import Terms
 from albireo.service.tickets import Priority
 
 Options = TypeVar("Options", "EmbedAsked", "PredictAsked")
@@ -93,11 +94,13 @@ class EmbedAsked:
     normalize: bool
     read: ReadOptions
     priority: Priority | None
+    terms: Terms
 
     @classmethod
-    def of(cls, options: pb.EmbedOptions) -> EmbedAsked:
+    def of(cls, options: pb.EmbedOptions, in_stream: bool = False) -> EmbedAsked:
         pooling, priority = messages.pooling(options.pooling), messages.priority(options.priority)
-        return cls(pooling, options.normalize, messages.reading(options.read), priority)
+        terms = messages.terms(options, in_stream)
+        return cls(pooling, options.normalize, messages.reading(options.read), priority, terms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +112,16 @@ class PredictAsked:
     prior: AnyPrior
     read: ReadOptions
     priority: Priority | None
+    terms: Terms
 
     @classmethod
-    def of(cls, options: pb.PredictOptions) -> PredictAsked:
+    def of(cls, options: pb.PredictOptions, in_stream: bool = False) -> PredictAsked:
         if not options.heads:
             raise BadInput("request_invalid", "no head is named", field="heads", fix="ListHeads gives their names")
         density = options.density if options.HasField("density") else True
         prior, priority = messages.prior(options), messages.priority(options.priority)
-        return cls(tuple(options.heads), density, prior, messages.reading(options.read), priority)
+        terms = messages.terms(options, in_stream)
+        return cls(tuple(options.heads), density, prior, messages.reading(options.read), priority, terms)
 
     def opened(self, call: Call) -> dict[str, Shelved]:
         return {name: call.core.shelf.open(name) for name in self.heads}
@@ -134,7 +139,7 @@ class Numbered(Generic[Options]):
 
 
 async def _numbered(
-    items: Any, kind: str, understood: Callable[[Any], Options], call: Call
+    items: Any, kind: str, understood: Callable[[Any, bool], Options], call: Call
 ) -> AsyncIterator[Numbered[Options]]:
     """The items of a stream, each with the options stated last. BadInput if they cannot be: that ends the stream."""
     n = 0
@@ -150,7 +155,7 @@ async def _numbered(
             given = getattr(item, kind)
             if given.join:
                 raise BadInput("option_invalid", "objects of a stream are not joined", field=f"items.{n}.{kind}.join")
-            options = understood(given)
+            options = understood(given, True)
             call.ticket.narrow(priority=options.priority)
         yield Numbered(n, item, options, first, item.ByteSize())
         n += 1
@@ -162,7 +167,7 @@ def _embed(call: Call, request: pb.EmbedRequest, max_items: int) -> pb.EmbedResp
     call.core.check_model(request.model or None)
     with call.tally.timings.stage("parse"):
         _, given = Given.of_request(request, max_items)
-    embedded = call.core.embed(given.subjects, options.pooling, normalize=options.normalize)
+    embedded = call.core.under(options.terms).embed(given.subjects, options.pooling, normalize=options.normalize)
     with call.tally.timings.stage("serialize"):
         items = [
             answers.item_result(outcome, n, embedded.space)
@@ -176,7 +181,8 @@ def _embed_window(call: Call, window: Sequence[Numbered[EmbedAsked]]) -> list[pb
     for options, run in _runs(window):
         with call.tally.timings.stage("parse"):
             given = Given.of([one.item for one in run], options.read, [one.n for one in run], in_stream=True)
-        embedded = call.core.embed(given.subjects, options.pooling, normalize=options.normalize)
+        core = call.core.under(options.terms)
+        embedded = core.embed(given.subjects, options.pooling, normalize=options.normalize)
         outcomes = zip(embedded.outcomes, given.items, strict=True)
         results += [answers.item_result(outcome, n, embedded.space) for outcome, n in outcomes]
     return results
@@ -186,7 +192,7 @@ def _validate(call: Call, request: pb.EmbedRequest, max_items: int) -> pb.Valida
     call.core.check_model(request.model or None)
     with call.tally.timings.stage("parse"):
         reports, given = Given.of_request(request, max_items)
-    understood = call.core.validate(reports, given.subjects)
+    understood = call.core.under(messages.terms(request.options)).validate(reports, given.subjects)
     return answers.validated(understood, given.items, call.core.engine.name, call.request_id)
 
 
@@ -197,7 +203,7 @@ def _predict(call: Call, request: pb.PredictRequest, max_items: int) -> pb.Predi
     heads = options.opened(call)
     with call.tally.timings.stage("parse"):
         _, given = Given.of_request(request, max_items)
-    predicted = call.core.predict(given.subjects, heads, prior=options.prior)
+    predicted = call.core.under(options.terms).predict(given.subjects, heads, prior=options.prior)
     with call.tally.timings.stage("serialize"):
         items = [
             answers.prediction(one, n, options.density)
@@ -215,7 +221,8 @@ def _predict_window(call: Call, window: Sequence[Numbered[PredictAsked]]) -> lis
     for options, run in _runs(window):
         with call.tally.timings.stage("parse"):
             given = Given.of([one.item for one in run], options.read, [one.n for one in run], in_stream=True)
-        predicted = call.core.predict(given.subjects, options.opened(call), prior=options.prior)
+        core = call.core.under(options.terms)
+        predicted = core.predict(given.subjects, options.opened(call), prior=options.prior)
         made = [
             answers.prediction(one, n, options.density)
             for one, n in zip(predicted.predictions, given.items, strict=True)

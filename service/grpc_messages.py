@@ -34,6 +34,7 @@ from albireo.service.problems import from_validation
 from albireo.service.protos.albireo.v1 import albireo_pb2 as pb
 from albireo.service.reading_flags import FLAGS
 from albireo.service.subjects import Subject, join
+from albireo.service.terms import TERMS, Terms
 from albireo.service.tickets import PRIORITIES, Priority
 
 DTYPES = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -127,6 +128,21 @@ def priority(text: str) -> Priority | None:
     if text and known is None:
         raise _invalid("priority", text, "one of " + ", ".join(PRIORITIES))
     return known
+
+
+def terms(options: pb.EmbedOptions | pb.PredictOptions | pb.TokenizeOptions, in_stream: bool = False) -> Terms:
+    """The terms of a request; in a stream no object fails the others."""
+    stated: dict[str, Any] = {}
+    for name, known in TERMS.items():
+        if value := getattr(options, name):
+            if value not in known:
+                raise _invalid(name, value, "one of " + ", ".join(known))
+            stated[name] = value
+    if in_stream and stated.get("on_error") == "fail":
+        raise _invalid("on_error", "fail", "item in a stream, where each result tells what became of its object")
+    if isinstance(options, pb.EmbedOptions) and options.HasField("dims"):
+        stated["dims"] = options.dims
+    return Terms(**stated)
 
 
 def prior(options: pb.PredictOptions) -> AnyPrior:

@@ -29,7 +29,8 @@ def tokenize(call: Call, request: pb.TokenizeRequest, max_items: int) -> pb.Toke
     call.core.check_model(request.model or None)
     with call.tally.timings.stage("parse"):
         _, given = messages.Given.of_request(request, max_items)
-    made, known = call.core.tokenize(given.subjects), quantisers(call.core.engine)
+    core = call.core.under(messages.terms(request.options))
+    made, known = core.tokenize(given.subjects), quantisers(core.engine)
     with call.tally.timings.stage("serialize"):
         items = [_tokenized(one, n, known) for one, n in zip(made, given.items, strict=True)]
         occurring = {key for one in made if one.answer for key in one.answer.ids}

@@ -24,6 +24,7 @@ from albireo.service.oip_tensors import Tensor, Value, from_bytes, from_json, to
 from albireo.service.openapi import REF
 from albireo.service.problems import OIP, Malformed, from_validation
 from albireo.service.readiness import Readiness
+from albireo.service.routes import SPARE
 from albireo.service.settings import Settings
 from albireo.service.tickets import Ticket
 from albireo.service.watch import tally
@@ -53,7 +54,7 @@ class OipDoors:
         self.models = models
         self.settings = settings
         self.readiness = readiness
-        self._working = CapacityLimiter(settings.max_requests)
+        self._working = CapacityLimiter(settings.max_requests + SPARE)
         self._probing = CapacityLimiter(1)
 
     async def oip_server(self) -> Response:

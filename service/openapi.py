@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from albireo.service import examples, oip_schemas, schemas, token_schemas
 from albireo.service import reply_formats as formats
+from albireo.service.access import SCHEMES, asks_for_key
 from albireo.service.bodies import FILE_TYPES
 from albireo.service.prediction_schemas import PredictOne, PredictRequest
 from albireo.service.problems import MEDIA_TYPE, OIP
@@ -104,6 +105,11 @@ def install(app: FastAPI) -> None:
             for unused in ("HTTPValidationError", "ValidationError"):
                 known.pop(unused, None)
             known["Problem"]["examples"] = [examples.ANSWERS["Problem"]]
+            made["components"]["securitySchemes"] = SCHEMES
+            for path, row in made["paths"].items():
+                for method, operation in row.items():
+                    if asks_for_key(f"{method.upper()} {path}"):  # {}: a service without keys asks for none
+                        operation["security"] = [*({name: []} for name in SCHEMES), {}]
             made["components"]["parameters"] = {flag.field: _reading(flag) for flag in FLAGS}
             app.openapi_schema = made
         return app.openapi_schema

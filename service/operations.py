@@ -74,7 +74,7 @@ def router(doors: TokenDoors) -> APIRouter:
     add("PUT", "/v1/collections/{c}", doors.put_collection, schemas.CollectionReply, 400, 409, 422, 503)
     add("GET", "/v1/collections", doors.collections, schemas.CollectionsReply, 503)
     add("GET", "/v1/collections/{c}", doors.collection, schemas.CollectionReply, 404, 422, 503)
-    add("POST", "/v1/collections/{c}/objects", doors.objects, schemas.ObjectsReply, *heads, **objects)
+    add("POST", "/v1/collections/{c}/objects", doors.objects, schemas.ObjectsReply, *heads, 507, **objects)
     add(
         "POST", "/v1/collections/{c}/search", doors.search, schemas.SearchReply, *heads, offered=formats.ROWS, **search
     )  # fmt: skip
@@ -85,5 +85,6 @@ def router(doors: TokenDoors) -> APIRouter:
     add("GET", "/v1/limits", doors.limits, tokens.LimitsReply)
     add("GET", "/v1/info", doors.info, schemas.InfoReply)
     add("GET", "/livez", doors.livez, schemas.LiveReply)
+    add("GET", "/startupz", doors.startupz, schemas.StartedReply, 503)
     add("GET", "/readyz", doors.readyz, schemas.ReadyReply, 503)
     return routes

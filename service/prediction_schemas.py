@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import FailFast, Field
 
-from albireo.service.schemas import Envelope, Item, Model, Reading, Trouble
+from albireo.service.schemas import Envelope, Item, Model, Reading, TermOptions, Trouble
 from albireo.service.tickets import Priority
 
 
@@ -17,10 +17,11 @@ class PriorCells(Model):
     n: list[float] = Field(min_length=1)
 
 
-class PredictOptions(Model):
+class PredictOptions(TermOptions):
     in_query: ClassVar = {
         "density": {"type": "boolean"},
         "prior": {"enum": ["training", "flat"]},
+        **TermOptions.terms_in_query,
         "join": {"type": "boolean"},
         "deadline_ms": {"type": "number"},
         "priority": {"enum": ["interactive", "bulk"]},

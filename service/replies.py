@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -30,6 +31,8 @@ from albireo.service.problems import MEDIA_TYPE, RETRY_AFTER, NotAcceptable, pro
 from albireo.service.reply_formats import Form
 from albireo.service.settings import Settings
 from albireo.service.subjects import Subject
+from albireo.service.terms import Refused
+from albireo.service.watch import EMBEDS, Stage, tally
 
 
 def reply(model: BaseModel, failed: int = 0) -> Response:
@@ -65,6 +68,7 @@ def item_data(outcome: Outcome, numbers: Numbers) -> dict[str, Any]:
         else None,
         "modalities_used": outcome.modalities,
         "n_tokens": embedding.n_tokens if embedding else 0,
+        "cache": outcome.cache,
         "qa_flags": outcome.flags,
         "warnings": [trouble_data(warning) for warning in outcome.warnings],
         "error": trouble_data(outcome.error) if outcome.error else None,
@@ -99,25 +103,46 @@ def _answer_data(answer: Answer | AlbireoError, density: bool) -> dict[str, Any]
     return data
 
 
-def envelope(done: Embedded | Predicted, engine: Engine, request: Request, parse: float) -> dict[str, Any]:
+Common = Callable[[], dict[str, Any]]
+"""Gives the envelope of an answer, with the time until then: asked for when the rest of the answer is made."""
+
+
+def envelope(done: Embedded | Predicted, engine: Engine, request: Request) -> dict[str, Any]:
     """What an answer says of the computation, as `schemas.Envelope`."""
-    more = {"predict": done.predict_seconds} if isinstance(done, Predicted) else {}
     return {
         "space": done.space,
         "model": engine.name,
         **asdict(done.numerics),
         "dim": engine.dim,
-        "timings_ms": milliseconds(parse, done, **more),
+        "timings_ms": tally().timings.milliseconds(*EMBEDS),
         "usage": {"tokens": done.n_tokens},
         "request_id": request.state.request_id,
     }
 
 
+def search_envelope(
+    collection: Collection, engine: Engine, k: int, embedded: Embedded | None, request: Request
+) -> dict[str, Any]:
+    """What an answer says of a search; `embedded` are the queries that were objects."""
+    stages: tuple[Stage, ...] = ("parse", "search", "serialize") if embedded is None else (*EMBEDS, "search")
+    total = round((time.monotonic() - tally().began) * 1e3, 3)
+    return {
+        "collection": collection.name,
+        "space": collection.space,
+        "model": engine.name,
+        "metric": collection.metric,
+        "exact": True,
+        "k": k,
+        "timings_ms": tally().timings.milliseconds(*stages) | {"total": total},
+        "request_id": request.state.request_id,
+    }
+
+
 def embed_answer(
-    forms: Sequence[Form], embedded: Embedded, common: Mapping[str, Any], options: schemas.Options, request: Request
+    forms: Sequence[Form], embedded: Embedded, common: Common, options: schemas.Options, request: Request
 ) -> Response:
-    """The embeddings in the first of the forms that can hold them; common is the envelope."""
-    outcomes, failed = embedded.outcomes, embedded.n_failed
+    """The embeddings in the first of the forms that can hold them."""
+    outcomes, failed, dim = embedded.outcomes, embedded.n_failed, common()["dim"]
 
     def given(numbers: Numbers) -> list[dict[str, Any]]:
         return [item_data(outcome, numbers) for outcome in outcomes]
@@ -127,12 +152,13 @@ def embed_answer(
     refused_by: AlbireoError | None = None
     for form in forms:
         if form.media_type == formats.JSON:
-            content = {**common, "items": given(options.encoding)}
-            return formats.respond(formats.json_bytes(content), formats.JSON, failed)
+            items = formats.json_bytes(given(options.encoding))
+            return formats.respond(formats.with_entries(common(), "items", items), formats.JSON, failed)
         if form.media_type == formats.RAW:
             there = [outcome.embedding.values for outcome in outcomes if outcome.embedding]
-            shape = [sum(values.size // common["dim"] for values in there), common["dim"]]
-            header = {**common, "numbers": {"dtype": "<f4", "shape": shape}, "items": given("apart")}
+            numbers = {"dtype": "<f4", "shape": [sum(values.size // dim for values in there), dim]}
+            items = formats.json_bytes(given("apart"))
+            header = formats.with_entries({**common(), "numbers": numbers}, "items", items)
             return formats.as_raw(header, there, failed)
         if form.media_type == formats.NPY:
             try:
@@ -140,16 +166,14 @@ def embed_answer(
             except NotAcceptable as error:
                 refused_by = error
                 continue
-        about = formats.about({**common, "pooling": options.pooling})
-        table = embedding_table(outcomes, embedding_schema(common["dim"], about, outcome=True))
-        return formats.as_table(table, form, failed)
+        table = embedding_table(outcomes, embedding_schema(dim, {}, outcome=True))
+        return formats.as_table(table, form, failed, {**common(), "pooling": options.pooling})
     assert refused_by is not None
     return documented(refused_by, given("none"), request, 406)
 
 
 def predict_answer(
-    forms: Sequence[Form], predicted: Predicted, engine: Engine, common: Mapping[str, Any], density: bool,
-    request: Request,
+    forms: Sequence[Form], predicted: Predicted, engine: Engine, common: Common, density: bool, request: Request
 ) -> Response:  # fmt: skip
     """What heads say, in the first of the forms; `density` also gives the cells of redshifts and their edges."""
 
@@ -163,16 +187,17 @@ def predict_answer(
         for name, one in predicted.heads.items()
     }
     if forms[0].media_type == formats.JSON:
-        content = {**common, "heads": heads, "items": given()}
-        return formats.respond(formats.json_bytes(content), formats.JSON, predicted.n_failed)
-    schema = prediction_schema(predicted.heads, density, formats.about({**common, "heads": heads}), outcome=True)
+        items = formats.json_bytes(given())
+        content = formats.with_entries({**common(), "heads": heads}, "items", items)
+        return formats.respond(content, formats.JSON, predicted.n_failed)
+    schema = prediction_schema(predicted.heads, density, {}, outcome=True)
     table = prediction_table(predicted.predictions, predicted.heads, density, schema)
-    return formats.as_table(table, forms[0], predicted.n_failed)
+    return formats.as_table(table, forms[0], predicted.n_failed, {**common(), "heads": heads})
 
 
 def search_answer(
     forms: Sequence[Form],
-    common: Mapping[str, Any],
+    common: Common,
     outcomes: Sequence[Outcome | None],
     found: Sequence[Neighbours],
     ids: Sequence[str | None],
@@ -181,8 +206,9 @@ def search_answer(
     failed = sum(outcome is not None and outcome.error is not None for outcome in outcomes)
     if forms[0].media_type == formats.JSON:
         results = [query_data(outcome, one) for outcome, one in zip(outcomes, found, strict=True)]
-        return formats.respond(formats.json_bytes({**common, "results": results}), formats.JSON, failed)
-    return formats.as_table(neighbour_table(outcomes, found, ids, formats.about(common)), forms[0], failed)
+        content = formats.with_entries(common(), "results", formats.json_bytes(results))
+        return formats.respond(content, formats.JSON, failed)
+    return formats.as_table(neighbour_table(outcomes, found, ids, {}), forms[0], failed, common())
 
 
 def trouble(error: AlbireoError) -> schemas.Trouble:
@@ -223,6 +249,12 @@ def documented(
     """A problem document that lists every object."""
     body = problem(error, request.state.request_id, status, items=items)
     return Response(formats.json_bytes(body | {"detail": detail or error.message}), status, media_type=MEDIA_TYPE)
+
+
+async def refused_whole(request: Request, error: Exception) -> Response:
+    """The problem document of a request that a bad object fails as a whole; it lists those that were found bad."""
+    assert isinstance(error, Refused)
+    return documented(error, [item_data(outcome, "none") for outcome in error.outcomes], request, 422)
 
 
 def not_ready(error: AlbireoError, request: Request, capabilities: dict[str, Any]) -> Response:
@@ -297,14 +329,6 @@ def collection_reply(collection: Collection) -> schemas.CollectionReply:
         metric=collection.metric,
         count=collection.count,
     )
-
-
-def milliseconds(parse: float, done: Embedded | Predicted | None = None, **more: float) -> dict[str, float]:
-    """Timings in ms, from seconds."""
-    seconds = {"parse": parse}
-    if done is not None:
-        seconds |= {"tokenize": done.tokenize_seconds, "encode": done.encode_seconds}
-    return in_milliseconds(seconds | more)
 
 
 def in_milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -119,9 +119,14 @@ def respond(content: bytes, media_type: str, failed: int = 0) -> Response:
     return Response(content, 200, headers, media_type)
 
 
-def json_bytes(content: Mapping[str, Any]) -> bytes:
+def json_bytes(content: Any) -> bytes:
     """Plain data as JSON; NaN and infinity are null."""
     return _ANY.dump_json(content)
+
+
+def with_entries(content: Mapping[str, Any], name: str, entries: bytes) -> bytes:
+    """Plain data as JSON with one more entry, which is JSON already: what says how long that took comes after it."""
+    return b"%b,%b:%b}" % (json_bytes(content)[:-1], json_bytes(name), entries)
 
 
 def about(content: Mapping[str, Any]) -> dict[str, str]:
@@ -129,8 +134,10 @@ def about(content: Mapping[str, Any]) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
 
 
-def as_table(table: pa.Table, form: Form, failed: int = 0) -> Response:
-    """A table in one of the forms TABLES or NPZ."""
+def as_table(table: pa.Table, form: Form, failed: int = 0, envelope: Mapping[str, Any] | None = None) -> Response:
+    """A table in one of the forms TABLES or NPZ, with the envelope of the answer as its metadata."""
+    if envelope is not None:
+        table = table.replace_schema_metadata(about(envelope))
     if form.media_type == VOTABLE:
         text = form.parameters.get("serialization") == "tabledata"
         serialization: Literal["binary2", "tabledata"] = "tabledata" if text else "binary2"
@@ -146,9 +153,8 @@ def as_table(table: pa.Table, form: Form, failed: int = 0) -> Response:
     return respond(write(table), form.media_type, failed)
 
 
-def as_raw(header: Mapping[str, Any], numbers: Sequence[NDArray[Any]], failed: int = 0) -> Response:
-    """u32 length of the header, the header as JSON and spaces behind it, all numbers row by row; little-endian."""
-    text = json_bytes(header)
+def as_raw(text: bytes, numbers: Sequence[NDArray[Any]], failed: int = 0) -> Response:
+    """u32 length of the header, the header `text` (JSON) and spaces, all numbers row by row; little-endian."""
     text += b" " * (-(len(text) + 4) % ALIGNMENT)
     parts = [np.ascontiguousarray(one, one.dtype.newbyteorder("<")).tobytes() for one in numbers]
     return respond(b"".join([struct.pack("<I", len(text)), text, *parts]), RAW, failed)

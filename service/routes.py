@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -36,8 +36,9 @@ from albireo.service.reply_formats import Form
 from albireo.service.settings import Settings
 from albireo.service.shelf import Shelved
 from albireo.service.subjects import Subject, join
+from albireo.service.terms import USUAL
 from albireo.service.tickets import Ticket
-from albireo.service.watch import tally
+from albireo.service.watch import EMBEDS, tally
 
 Result = TypeVar("Result")
 
@@ -122,6 +123,12 @@ class Doors:
             schemas.ReadyReply(status="ready", capabilities=report.capabilities, request_id=request.state.request_id)
         )
 
+    async def startupz(self, request: Request) -> Response:
+        """200 once the model is loaded and gave its known embedding; until then 503 with what is being done."""
+        if not self.readiness.started:
+            return replies.not_ready(Unavailable("not_ready", self.readiness.starting), request, {})
+        return replies.reply(schemas.StartedReply(status="started"))
+
     async def info(self, request: Request) -> Response:
         """The model, what it reads, and the limits."""
         return await self._work(self._info, request)
@@ -130,13 +137,14 @@ class Doors:
         return await anyio.to_thread.run_sync(function, *args, limiter=self._working)
 
     def _core(self, request: Request, options: Any = None) -> Core:
-        """The verbs for one request; its options may say how urgent it is and until when."""
+        """The verbs for one request; its options may say how urgent it is and until when, and on which terms."""
         ticket: Ticket | None = getattr(request.state, "ticket", None)
-        if ticket is None:
-            return self.core
-        ticket.narrow(getattr(options, "deadline_ms", None), getattr(options, "priority", None))
-        ticket.check()
-        return self.core.on(ticket)
+        core = self.core
+        if ticket is not None:
+            ticket.narrow(getattr(options, "deadline_ms", None), getattr(options, "priority", None))
+            ticket.check()
+            core = core.on(ticket)
+        return core.under(getattr(options, "terms", USUAL))
 
     def _subjects(self, body: Body[Any]) -> list[Subject]:
         """The objects of a body: of its items, or of all its files."""
@@ -161,32 +169,30 @@ class Doors:
             reports, subjects = gatherer.reports_of_all()
         if not subjects and not reports:
             raise BadInput("request_invalid", "nothing was sent", field="items", fix="send files or items")
-        understood = self.core.validate(reports, subjects)
+        understood = self.core.under(body.content.options.terms).validate(reports, subjects)
         model = self.core.engine.name
         return replies.reply(schemas.ValidateReply(model=model, request_id=request.state.request_id, **understood))
 
     def _embed(self, request: Request, received: Received, forms: Sequence[Form]) -> Response:
-        began = time.perf_counter()
-        body = received.body(schemas.EmbedRequest)
-        subjects = self._subjects(body)
-        parsed = time.perf_counter() - began
+        with tally().timings.stage("parse"):
+            body = received.body(schemas.EmbedRequest)
+            subjects = self._subjects(body)
         options = body.content.options
         embedded = self._core(request, options).embed(subjects, options.pooling, normalize=options.normalize)
         with tally().timings.stage("serialize"):
-            common = replies.envelope(embedded, self.core.engine, request, parsed)
+            common = partial(replies.envelope, embedded, self.core.engine, request)
             return replies.embed_answer(forms, embedded, common, options, request)
 
     def _predict(self, request: Request, received: Received, head: str | None, forms: Sequence[Form]) -> Response:
         """What the head of the address says, None: what the heads that the body names say."""
-        began = time.perf_counter()
-        body: Body[Any] = received.body(PredictRequest) if head is None else received.body(PredictOne)
-        options: PredictOptions = body.content.options
-        heads = {name: self.core.shelf.open(name) for name in ([head] if head is not None else body.content.heads)}
-        subjects = self._subjects(body)
-        parsed = time.perf_counter() - began
+        with tally().timings.stage("parse"):
+            body: Body[Any] = received.body(PredictRequest) if head is None else received.body(PredictOne)
+            options: PredictOptions = body.content.options
+            heads = {name: self.core.shelf.open(name) for name in ([head] if head is not None else body.content.heads)}
+            subjects = self._subjects(body)
         predicted = self._core(request, options).predict(subjects, heads, prior=_prior(options.prior))
         with tally().timings.stage("serialize"):
-            common = replies.envelope(predicted, self.core.engine, request, parsed)
+            common = partial(replies.envelope, predicted, self.core.engine, request)
             return replies.predict_answer(forms, predicted, self.core.engine, common, options.density, request)
 
     def _heads(self, request: Request) -> Response:
@@ -210,16 +216,16 @@ class Doors:
         return replies.reply(schemas.CollectionsReply(collections=rows, request_id=request.state.request_id))
 
     def _objects(self, name: str, request: Request, received: Received) -> Response:
-        began = time.perf_counter()
-        body = received.body(schemas.ObjectsRequest)
-        if body.content.objects:
-            return self._vectors(name, request, body)
-        _need_mean(body.content.options)
-        collection = self.core.collections.get(name)
-        subjects = self._subjects(body)
-        parsed = time.perf_counter() - began
+        with tally().timings.stage("parse"):
+            body = received.body(schemas.ObjectsRequest)
+            if body.content.objects:
+                return self._vectors(name, request, body)
+            _need_mean(body.content.options)
+            collection = self.core.collections.get(name)
+            subjects = self._subjects(body)
         embedded, kept = self._core(request, body.content.options).index(name, subjects)
-        items = [replies.item_data(outcome, "none") for outcome in embedded.outcomes]
+        with tally().timings.stage("serialize"):
+            items = [replies.item_data(outcome, "none") for outcome in embedded.outcomes]
         failure = replies.all_failed(embedded, lambda: items, request)
         if failure is not None:
             return failure
@@ -230,13 +236,12 @@ class Doors:
             "indexed": kept,
             "count": collection.count,
             "items": items,
-            "timings_ms": replies.milliseconds(parsed, embedded),
+            "timings_ms": tally().timings.milliseconds(*EMBEDS),
             "request_id": request.state.request_id,
         }
         return formats.respond(formats.json_bytes(content), formats.JSON, embedded.n_failed)
 
     def _vectors(self, name: str, request: Request, body: Body[schemas.ObjectsRequest]) -> Response:
-        began = time.perf_counter()
         content = body.content
         if content.items or body.parts:
             raise BadInput("request_invalid", "give items or files, or objects, not both", field="objects")
@@ -248,7 +253,7 @@ class Doors:
             if space is None:
                 raise _space_missing("space")
             self.core.check_space(collection, space)
-        refused = self.core.index_vectors(name, stored, collection.space)
+        refused = self.core.under(content.options.terms).index_vectors(name, stored, collection.space)
         items = [replies.vector_data(row.id, error) for row, error in zip(stored, refused, strict=True)]
         failed = sum(error is not None for error in refused)
         first = next((error for error in refused if error is not None), None)
@@ -261,14 +266,14 @@ class Doors:
             "indexed": len(refused) - failed,
             "count": collection.count,
             "items": items,
-            "timings_ms": replies.milliseconds(time.perf_counter() - began),
+            "timings_ms": tally().timings.milliseconds("parse"),
             "request_id": request.state.request_id,
         }
         return formats.respond(formats.json_bytes(answer), formats.JSON, failed)
 
     def _search(self, name: str, request: Request, received: Received, forms: Sequence[Form]) -> Response:
-        began = time.perf_counter()
-        body = received.body(schemas.SearchRequest)
+        with tally().timings.stage("parse"):
+            body = received.body(schemas.SearchRequest)
         query, k = body.content.query, body.content.k
         self.core.check_model(body.content.model)
         _need_mean(body.content.options)
@@ -278,7 +283,7 @@ class Doors:
         if body.parts and stated and stated != ["inputs"]:
             raise BadInput("request_invalid", f"files beside a query by {stated[0]}", field="query")
         collection = self.core.collections.get(name)
-        embedded, parsed = None, 0.0
+        embedded = None
         if query is not None and query.id is not None:
             found = [self.core.search_id(name, query.id, k)]
         elif query is not None and query.vector is not None:
@@ -287,14 +292,8 @@ class Doors:
             vector = schemas.vector_of(query.vector, "query.vector")
             found = [self.core.search_vector(name, vector, query.vector.space, k)]
         else:
-            gatherer = body.gatherer()
-            if query is not None and query.inputs is not None:
-                subjects = gatherer.items([schemas.Item(inputs=query.inputs)])
-            else:
-                subjects = gatherer.everything()
-            self._check_count(len(subjects))
-            subjects = join(subjects) if body.content.options.join else subjects
-            parsed = time.perf_counter() - began
+            with tally().timings.stage("parse"):
+                subjects = self._queried(body)
             embedded, found = self._core(request, body.content.options).search_subjects(name, subjects, k)
             failure = replies.all_failed(
                 embedded, lambda: [replies.item_data(one, "none") for one in embedded.outcomes], request
@@ -305,17 +304,18 @@ class Doors:
         asked = query.id if query is not None else None
         ids = [asked if one is None else one.subject.id for one in outcomes]
         with tally().timings.stage("serialize"):
-            common = {
-                "collection": name,
-                "space": collection.space,
-                "model": self.core.engine.name,
-                "metric": collection.metric,
-                "exact": True,
-                "k": k,
-                "timings_ms": replies.milliseconds(parsed, embedded, total=time.perf_counter() - began),
-                "request_id": request.state.request_id,
-            }
+            common = partial(replies.search_envelope, collection, self.core.engine, k, embedded, request)
             return replies.search_answer(forms, common, outcomes, found, ids)
+
+    def _queried(self, body: Body[schemas.SearchRequest]) -> list[Subject]:
+        """The objects whose neighbours are asked for: of the inputs of the query, or of all files of the body."""
+        query, gatherer = body.content.query, body.gatherer()
+        if query is not None and query.inputs is not None:
+            subjects = gatherer.items([schemas.Item(inputs=query.inputs)])
+        else:
+            subjects = gatherer.everything()
+        self._check_count(len(subjects))
+        return join(subjects) if body.content.options.join else subjects
 
     def _info(self, request: Request) -> Response:
         about = replies.info(self.core.engine, self.settings)

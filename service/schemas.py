@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from albireo.models.engine import Pooling
 from albireo.observations.errors import BadInput
 from albireo.observations.options import ReadOptions
+from albireo.service.terms import TERMS, CacheUse, Missing, OnError, Qa, Terms
 from albireo.service.tickets import Priority
 
 if TYPE_CHECKING:
@@ -73,10 +74,36 @@ class Item(Model):
     meta: Meta = Meta()
 
 
-class Options(Model):
+class TermOptions(Model):
+    """The terms of a request (`service/terms.py`)."""
+
+    terms_in_query: ClassVar = {name: {"enum": list(known)} for name, known in TERMS.items()}
+
+    on_error: OnError = Field(
+        default="item", description="item: a bad object fails alone; fail: the first that is found fails the request"
+    )
+    missing: Missing = Field(
+        default="mask",
+        description="mask: what an object lacks is left out; error: one that lacks a modality, band or value fails",
+    )
+    qa: Qa = Field(
+        default="lenient", description="strict: an object fails whose QA flags say that a measurement may be bad"
+    )
+    cache: CacheUse = Field(
+        default="use", description="bypass: tokens and embeddings are computed anew, and not remembered"
+    )
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.on_error, self.missing, self.qa, self.cache, getattr(self, "dims", None))
+
+
+class Options(TermOptions):
     in_query: ClassVar = {
         "pooling": {"enum": ["mean", "mean_per_modality", "tokens"]},
         "encoding": {"enum": ["float", "base64"]},
+        "dims": {"type": "integer"},
+        **TermOptions.terms_in_query,
         "join": {"type": "boolean"},
         "deadline_ms": {"type": "number"},
         "priority": {"enum": ["interactive", "bulk"]},
@@ -85,6 +112,9 @@ class Options(Model):
 
     pooling: Pooling = Field(default="mean", description="mean of valid tokens, one mean per modality, or every token")
     normalize: bool = Field(default=False, description="divide every vector by its length; a space of its own")
+    dims: int | None = Field(
+        default=None, ge=1, description="numbers of an embedding: refused unless it is all that the model gives"
+    )
     encoding: Literal["float", "base64"] = Field(
         default="float", description="base64: little-endian float32, row-major"
     )
@@ -188,6 +218,9 @@ class ItemReply(Model):
     rows: list[str] | None = Field(default=None, description="modality of every row, unless pooling is `mean`")
     modalities_used: list[str]
     n_tokens: int
+    cache: Literal["hit", "miss"] | None = Field(
+        default=None, description="hit: the embedding was remembered; miss: it was computed; null: there is none"
+    )
     qa_flags: list[str]
     warnings: list[Trouble]
     error: Trouble | None
@@ -308,6 +341,10 @@ class InfoReply(Model):
 
 class LiveReply(Model):
     status: Literal["alive"]
+
+
+class StartedReply(Model):
+    status: Literal["started"]
 
 
 class ReadyReply(Model):

@@ -25,7 +25,7 @@ from albireo.models.engine import CodecEngine, Engine, Tokens
 from albireo.observations.errors import AlbireoError
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation, Payload
-from albireo.service.engine_around import EngineAround
+from albireo.service.engine_around import EngineAround, uncached
 
 if TYPE_CHECKING:
     from albireo.service.core import Core
@@ -133,6 +133,10 @@ class CachedTokens(EngineAround):
         self.codecs = engine
         self.cache = cache
         self._codec: dict[str, str] = {}
+
+    @property
+    def uncached(self) -> Engine:
+        return uncached(self.codecs)
 
     def tokenize(
         self, observations: Sequence[Observation], kinds: Collection[str] | None = None

@@ -19,7 +19,7 @@ from albireo.observations.source import Source
 from albireo.observations.spaces import identity
 from albireo.service import reply_formats as formats
 from albireo.service.predictions import Prediction
-from albireo.service.replies import in_milliseconds, refused, trouble_data
+from albireo.service.replies import Common, in_milliseconds, refused, trouble_data
 from albireo.service.reply_formats import Form
 from albireo.service.table_bytes import archive_bytes
 from albireo.service.token_verbs import Given, Quantiser
@@ -83,10 +83,9 @@ def token_arrays(made: Sequence[Prediction[Tokens]], known: Mapping[str, Quantis
 
 
 def tokenize_answer(
-    form: Form, made: Sequence[Prediction[Tokens]], known: Mapping[str, Quantiser], common: Mapping[str, Any],
-    request: Request,
-) -> Response:  # fmt: skip
-    """The tokens in one of the forms `formats.TOKENS`; common is the envelope."""
+    form: Form, made: Sequence[Prediction[Tokens]], known: Mapping[str, Quantiser], common: Common, request: Request
+) -> Response:
+    """The tokens in one of the forms `formats.TOKENS`."""
     errors = [error for one in made if (error := one.outcome.error) is not None]
     in_json = form.media_type == formats.JSON
     items = [_tokenized_data(one, in_json) for one in made]
@@ -95,17 +94,24 @@ def tokenize_answer(
     arrays = token_arrays(made, known)
     quantisers = {known[key].name: quantiser_data(known[key]) for key in arrays}
     if in_json:
-        content = {**common, "quantisers": quantisers, "items": items}
-        return formats.respond(formats.json_bytes(content), formats.JSON, len(errors))
+        text = formats.json_bytes(items)
+        content = formats.with_entries({**common(), "quantisers": quantisers}, "items", text)
+        return formats.respond(content, formats.JSON, len(errors))
     if form.media_type == formats.RAW:
-        header = {**common, "quantisers": quantisers, "items": items, "arrays": list(_array_data(arrays))}
-        return formats.as_raw(header, [one.ids for one in arrays.values()], len(errors))
-    stored: dict[str, Any] = {name: np.array(text) for name, text in formats.about(common).items()}
+        header = {"quantisers": quantisers, "arrays": list(_array_data(arrays))}
+        text = formats.json_bytes(items)
+        return formats.as_raw(
+            formats.with_entries({**common(), **header}, "items", text),
+            [one.ids for one in arrays.values()],
+            len(errors),
+        )
+    stored: dict[str, Any] = {}
     for key, one in arrays.items():
         name = MODALITIES[key].name
         stored |= {TOKENS + name: one.ids, OBJECTS + name: one.objects, CODEC + name: np.array(known[key].codec)}
         stored |= {} if one.lengths is None else {LENGTHS + name: one.lengths}
     stored |= object_arrays([(item["id"], item["status"], item["error"]) for item in items])
+    stored = {name: np.array(text) for name, text in formats.about(common()).items()} | stored
     return formats.respond(archive_bytes(stored), formats.NPZ, len(errors))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -97,24 +98,28 @@ class TokenDoors(Doors):
         return await self._work(self._one_model, id)
 
     def _tokenize(self, request: Request, received: Received, forms: Sequence[Form]) -> Response:
-        began = time.perf_counter()
-        body = received.body(schemas.TokenizeRequest)
-        subjects = self._subjects(body)
-        parsed = time.perf_counter()
+        timings = tally().timings
+        with timings.stage("parse"):
+            body = received.body(schemas.TokenizeRequest)
+            subjects = self._subjects(body)
         made = self._core(request, body.content.options).tokenize(subjects)
-        seconds = {"parse": parsed - began, "tokenize": time.perf_counter() - parsed}
-        with tally().timings.stage("serialize"):
-            engine = self.core.engine
-            common = token_envelope(engine, request, seconds, sum(one.n_tokens for one in made))
+        with timings.stage("serialize"):
+            engine, n_tokens = self.core.engine, sum(one.n_tokens for one in made)
+
+            def common() -> dict[str, Any]:
+                seconds = timings.seconds("parse", "tokenize", "queue", "serialize")
+                return token_envelope(engine, request, {str(name): s for name, s in seconds.items()}, n_tokens)
+
             return tokenize_answer(forms[0], made, quantisers(engine), common, request)
 
     def _detokenize(self, request: Request, received: Received, forms: Sequence[Form]) -> Response:
-        began = time.perf_counter()
-        given, codecs, options = self._given(received)
-        self._check_count(len(given))
+        with tally().timings.stage("parse"):
+            given, codecs, options = self._given(received)
+            self._check_count(len(given))
         parsed = time.perf_counter()
         decoded = self._core(request, options).detokenize(given, codecs)
-        seconds = {"parse": parsed - began, "decode": time.perf_counter() - parsed}
+        parse = tally().timings.seconds("parse")["parse"]
+        seconds = {"parse": parse, "decode": time.perf_counter() - parsed}
         with tally().timings.stage("serialize"):
             engine = self.core.engine
             n_tokens = sum(len(ids) for one, done in zip(given, decoded, strict=True) if not done.error

@@ -6,12 +6,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from albireo.service.schemas import Item, Model, Reading, Trouble
+from albireo.service.schemas import Item, Model, Reading, TermOptions, Trouble
 from albireo.service.tickets import Priority
 
 
-class TokenizeOptions(Model):
+class TokenizeOptions(TermOptions):
     in_query: ClassVar = {
+        **TermOptions.terms_in_query,
         "join": {"type": "boolean"},
         "deadline_ms": {"type": "number"},
         "priority": {"enum": ["interactive", "bulk"]},

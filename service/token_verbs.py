@@ -20,9 +20,10 @@ from albireo.models.engine import CodecEngine, Engine, Tokens
 from albireo.observations.catalogs import COLUMNS
 from albireo.observations.errors import AlbireoError, BadInput, Conflict
 from albireo.observations.modalities import MODALITIES, modality
-from albireo.service.core import CHUNK, Outcome, all_or_each, selected, tokenized
+from albireo.service.core import CHUNK, Outcome, all_good, all_or_each, selected, tokenized
 from albireo.service.predictions import Prediction
 from albireo.service.subjects import Subject
+from albireo.service.terms import USUAL, Terms
 from albireo.tokenizers.checkpoint import TokenSpec
 
 AT_ONCE = 16
@@ -100,13 +101,15 @@ def _has_codec(engine: Engine, key: str) -> bool:
     return True
 
 
-def tokenize(engine: Engine, inputs: Mapping[str, TokenSpec], subjects: Sequence[Subject]) -> list[Prediction[Tokens]]:
-    """The tokens of each object, of its modalities among `inputs`; bad objects fail alone."""
+def tokenize(
+    engine: Engine, inputs: Mapping[str, TokenSpec], subjects: Sequence[Subject], terms: Terms = USUAL
+) -> list[Prediction[Tokens]]:
+    """The tokens of each object, of its modalities among `inputs`; bad objects fail alone, or all: see `Terms`."""
     out: list[Prediction[Tokens]] = []
-    for start in range(0, len(subjects), CHUNK):
-        chunk = [selected(subject, inputs) for subject in subjects[start : start + CHUNK]]
-        outcomes, tokens = tokenized(engine, chunk)
-        out += [_made(outcome, one) for outcome, one in zip(outcomes, tokens, strict=True)]
+    chosen = all_good([selected(subject, inputs, terms) for subject in subjects], terms)
+    for start in range(0, len(chosen), CHUNK):
+        outcomes, tokens = tokenized(engine, chosen[start : start + CHUNK], terms)
+        out += [_made(outcome, one) for outcome, one in zip(all_good(outcomes, terms), tokens, strict=True)]
     return out
 
 

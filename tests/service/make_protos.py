@@ -1,4 +1,4 @@
-"""Python code of the protos under service/protos, written beside them: `python -m tests.service.make_protos`.
+"""Python code of the protos under service/protos, written beside them: `make protos`.
 
 A proto keeps its public path (albireo/v1/albireo.proto), which reflection shows to clients; in Python its code is
 found under albireo.service.protos, and the imports of the generated files say so.

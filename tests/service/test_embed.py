@@ -62,7 +62,7 @@ def test_the_envelope(client: TestClient, image: Make) -> None:
     body = answer.json()
     assert (body["model"], body["space"], body["dim"], body["dtype"]) == ("toy", "toy@0123456789ab:mean", 16, "float32")
     assert body["usage"] == {"tokens": 4}
-    assert set(body["timings_ms"]) == {"parse", "tokenize", "encode"}
+    assert set(body["timings_ms"]) == {"parse", "tokenize", "queue", "encode", "serialize"}
     assert body["request_id"] == answer.headers["x-request-id"] == "mine-1"
 
 

@@ -101,6 +101,19 @@ def test_every_moment_counts_once(some: list[Interval]) -> None:
     assert set(seconds) == {one.stage for one in some}
 
 
+def test_a_stage_that_still_runs_counts_until_now() -> None:
+    """An answer says how long it was written until it said so; stages that were asked for are there as 0."""
+    timings = Timings()
+    with timings.stage("serialize"):
+        time.sleep(0.02)
+        with timings.stage("parse"):
+            told = timings.seconds("queue", "serialize")
+        assert list(told) == ["parse", "queue", "serialize"]
+        assert (told["queue"], 0.02 < told["serialize"] < 5) == (0.0, True)
+        assert len(timings.intervals) == 1
+    assert set(timings.seconds()) == {"parse", "serialize"}
+
+
 def test_threads_of_a_request_share_its_timings(telemetry: Telemetry) -> None:
     def work(n: int) -> None:
         for _ in range(n):

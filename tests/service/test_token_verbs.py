@@ -78,7 +78,7 @@ def test_tokens_by_modality_and_their_quantisers(client: TestClient, engine: Toy
     assert set(reply.quantisers) == {"image.legacysurvey", "spectrum.sdss"}
     assert reply.usage == {"tokens": 7}
     assert reply.checkpoint == "0123456789ab"
-    assert set(reply.timings_ms) == {"parse", "tokenize"}
+    assert set(reply.timings_ms) == {"parse", "tokenize", "queue", "serialize"}
 
 
 def test_tokens_in_an_archive_and_raw(client: TestClient, sent: list[Any]) -> None:

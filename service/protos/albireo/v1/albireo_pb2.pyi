@@ -9,7 +9,8 @@ What holds everywhere:
   or numbers with units. All are read by the readers that serve every door: nothing is guessed, and what a file does
   not say (the survey, the bands, a unit) is stated in ReadOptions or is an error that says so.
 * A bad object fails alone. Its result has status "error" and an `error` with a machine code (docs/errors.md);
-  the others are what they would have been without it. An item never ends a stream.
+  the others are what they would have been without it, and the call ends with OK. An item never ends a stream.
+  With on_error "fail" the first bad object that is found ends the call: INVALID_ARGUMENT, with its code and field.
 * What is wrong with a request as a whole ends the call with a gRPC status, and with details of google.rpc:
   ErrorInfo (reason = the machine code), BadRequest (the field), RetryInfo (when to try again), RequestInfo.
 * Arrays are bytes, see Tensor. Angles are degrees ICRS, wavelengths Angstrom, ids strings.
@@ -17,7 +18,7 @@ What holds everywhere:
 * Metadata: x-request-id is taken, or made, and given back. Deadlines and cancellation are gRPC's own: what has not
   been computed when a deadline passes, or when a client goes away, is never computed.
 
-After a change: python -m tests.service.make_protos
+After a change: make protos
 """
 
 from collections import abc as _abc
@@ -499,6 +500,11 @@ class EmbedOptions(_message.Message):
     JOIN_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_ERROR_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QA_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    DIMS_FIELD_NUMBER: _builtins.int
     pooling: _builtins.str
     """"mean" (default): one vector of all tokens; "mean_per_modality": one row a modality; "tokens": one row a token."""
     normalize: _builtins.bool
@@ -507,6 +513,16 @@ class EmbedOptions(_message.Message):
     """Objects of the same id in several files are one object. Not in streams."""
     priority: _builtins.str
     """"interactive" goes before "bulk". By default a stream is bulk, and everything else interactive."""
+    on_error: _builtins.str
+    """"item" (default): a bad object fails alone; "fail": the first that is found ends the call. Not in streams."""
+    missing: _builtins.str
+    """"mask" (default): what an object lacks is left out; "error": one that lacks a modality, a band or a value fails."""
+    qa: _builtins.str
+    """"lenient" (default); "strict": an object fails whose QA flags say that a measurement may be bad."""
+    cache: _builtins.str
+    """"use" (default); "bypass": tokens and embeddings are computed anew, and not remembered."""
+    dims: _builtins.int
+    """Refused unless it is the dimension of the model: leading numbers of an embedding are no embedding."""
     @_builtins.property
     def read(self) -> Global___ReadOptions:
         """What files do not say."""
@@ -519,12 +535,19 @@ class EmbedOptions(_message.Message):
         join: _builtins.bool = ...,
         read: Global___ReadOptions | None = ...,
         priority: _builtins.str = ...,
+        on_error: _builtins.str = ...,
+        missing: _builtins.str = ...,
+        qa: _builtins.str = ...,
+        cache: _builtins.str = ...,
+        dims: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["read", b"read"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dims", b"_dims", "dims", b"dims", "read", b"read"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["join", b"join", "normalize", b"normalize", "pooling", b"pooling", "priority", b"priority", "read", b"read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dims", b"_dims", "cache", b"cache", "dims", b"dims", "join", b"join", "missing", b"missing", "normalize", b"normalize", "on_error", b"on_error", "pooling", b"pooling", "priority", b"priority", "qa", b"qa", "read", b"read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__dims: _TypeAlias = _typing.Literal["dims"]  # noqa: Y015
+    _WhichOneofArgType__dims: _TypeAlias = _typing.Literal["_dims", b"_dims"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dims) -> _WhichOneofReturnType__dims | None: ...
 
 Global___EmbedOptions: _TypeAlias = EmbedOptions  # noqa: Y015
 
@@ -719,6 +742,7 @@ class ItemResult(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     POS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     item: _builtins.int
     """Number of the item in the request or stream, from 0. Absent for files."""
     id: _builtins.str
@@ -728,6 +752,8 @@ class ItemResult(_message.Message):
     space: _builtins.str
     """of the embedding"""
     n_tokens: _builtins.int
+    cache: _builtins.str
+    """"hit": the embedding was remembered, "miss": it was computed; empty after an error"""
     @_builtins.property
     def embedding(self) -> Global___Tensor:
         """float32 (D,), or (rows, D) unless pooling is "mean"; absent after an error"""
@@ -764,10 +790,11 @@ class ItemResult(_message.Message):
         warnings: _abc.Iterable[Global___Trouble] | None = ...,
         error: Global___Trouble | None = ...,
         pos: Global___SkyPos | None = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_item", b"_item", "embedding", b"embedding", "error", b"error", "id", b"id", "item", b"item", "pos", b"pos"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_item", b"_item", "embedding", b"embedding", "error", b"error", "file", b"file", "id", b"id", "item", b"item", "modalities_used", b"modalities_used", "n_tokens", b"n_tokens", "pos", b"pos", "qa_flags", b"qa_flags", "rows", b"rows", "space", b"space", "status", b"status", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_item", b"_item", "cache", b"cache", "embedding", b"embedding", "error", b"error", "file", b"file", "id", b"id", "item", b"item", "modalities_used", b"modalities_used", "n_tokens", b"n_tokens", "pos", b"pos", "qa_flags", b"qa_flags", "rows", b"rows", "space", b"space", "status", b"status", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
     _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
@@ -951,10 +978,19 @@ class TokenizeOptions(_message.Message):
     JOIN_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_ERROR_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QA_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     join: _builtins.bool
     """objects of the same id in several files are one object"""
     priority: _builtins.str
     """"interactive" (default) goes before "bulk" """
+    on_error: _builtins.str
+    """The same as in EmbedOptions."""
+    missing: _builtins.str
+    qa: _builtins.str
+    cache: _builtins.str
     @_builtins.property
     def read(self) -> Global___ReadOptions:
         """what files do not say"""
@@ -965,10 +1001,14 @@ class TokenizeOptions(_message.Message):
         join: _builtins.bool = ...,
         read: Global___ReadOptions | None = ...,
         priority: _builtins.str = ...,
+        on_error: _builtins.str = ...,
+        missing: _builtins.str = ...,
+        qa: _builtins.str = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["read", b"read"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["join", b"join", "priority", b"priority", "read", b"read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "join", b"join", "missing", b"missing", "on_error", b"on_error", "priority", b"priority", "qa", b"qa", "read", b"read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1519,12 +1559,21 @@ class PredictOptions(_message.Message):
     JOIN_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_ERROR_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QA_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     density: _builtins.bool
     """Give the probability of every cell of a head's grid of redshifts. Default: true."""
     prior_name: _builtins.str
     """"training" (default): n(z) as the head was fitted; "flat" """
     join: _builtins.bool
     priority: _builtins.str
+    on_error: _builtins.str
+    """The same as in EmbedOptions."""
+    missing: _builtins.str
+    qa: _builtins.str
+    cache: _builtins.str
     @_builtins.property
     def heads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names that ListHeads gives"""
@@ -1543,10 +1592,14 @@ class PredictOptions(_message.Message):
         join: _builtins.bool = ...,
         read: Global___ReadOptions | None = ...,
         priority: _builtins.str = ...,
+        on_error: _builtins.str = ...,
+        missing: _builtins.str = ...,
+        qa: _builtins.str = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "density", b"density", "prior", b"prior", "prior_cells", b"prior_cells", "prior_name", b"prior_name", "read", b"read"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "density", b"density", "heads", b"heads", "join", b"join", "prior", b"prior", "prior_cells", b"prior_cells", "prior_name", b"prior_name", "priority", b"priority", "read", b"read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "cache", b"cache", "density", b"density", "heads", b"heads", "join", b"join", "missing", b"missing", "on_error", b"on_error", "prior", b"prior", "prior_cells", b"prior_cells", "prior_name", b"prior_name", "priority", b"priority", "qa", b"qa", "read", b"read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__density: _TypeAlias = _typing.Literal["density"]  # noqa: Y015
     _WhichOneofArgType__density: _TypeAlias = _typing.Literal["_density", b"_density"]  # noqa: Y015

@@ -9,7 +9,8 @@ What holds everywhere:
   or numbers with units. All are read by the readers that serve every door: nothing is guessed, and what a file does
   not say (the survey, the bands, a unit) is stated in ReadOptions or is an error that says so.
 * A bad object fails alone. Its result has status "error" and an `error` with a machine code (docs/errors.md);
-  the others are what they would have been without it. An item never ends a stream.
+  the others are what they would have been without it, and the call ends with OK. An item never ends a stream.
+  With on_error "fail" the first bad object that is found ends the call: INVALID_ARGUMENT, with its code and field.
 * What is wrong with a request as a whole ends the call with a gRPC status, and with details of google.rpc:
   ErrorInfo (reason = the machine code), BadRequest (the field), RetryInfo (when to try again), RequestInfo.
 * Arrays are bytes, see Tensor. Angles are degrees ICRS, wavelengths Angstrom, ids strings.
@@ -17,7 +18,7 @@ What holds everywhere:
 * Metadata: x-request-id is taken, or made, and given back. Deadlines and cancellation are gRPC's own: what has not
   been computed when a deadline passes, or when a client goes away, is never computed.
 
-After a change: python -m tests.service.make_protos
+After a change: make protos
 """
 
 from albireo.service.protos.albireo.v1 import albireo_pb2 as _albireo_pb2
