@@ -118,7 +118,7 @@ class Pipeline:
     @property
     def waits(self) -> dict[str, float]:
         """Stage -> seconds that its oldest work waits; stages where nothing waits are left out."""
-        stages = {"encoder": self.encoding, **self.tokenizing}
+        stages: dict[str, Batcher[Any, Any]] = {"encoder": self.encoding, **self.tokenizing}
         found = {name: batcher.oldest() for name, batcher in stages.items()}
         return {name: seconds for name, seconds in found.items() if seconds is not None}
 

@@ -97,6 +97,7 @@ STATUSES = {
     errors.NoKey: grpc.StatusCode.UNAUTHENTICATED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Full: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Late: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Gone: grpc.StatusCode.CANCELLED,
 }
