@@ -8,12 +8,14 @@
 #   STARS=FOLDER                 where `make stars` puts what it fetches, and `make science` finds it
 #   MINI=FOLDER                  where `make mini` keeps the skies it simulates, its state, and the checkpoint it makes
 #   JOBS=1                       processes that run tests; default: one for each core
+#   FUZZ_SECONDS=300             CPU time for each reader in `make fuzz` (default: 60)
 #   BENCH="--case image"         what `make bench` compares with the released package (default: everything, for hours)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 FILES ?=
 BENCH ?= --all
+FUZZ_SECONDS ?= 60
 JOBS ?= auto
 STARS ?= .science/stars
 MINI ?= .mini
@@ -25,7 +27,7 @@ STAMP := .venv/.installed
 FOLDERS := observations tokenizers models index service
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real parity slow lint types fix bench stars science mini docs protos
+.PHONY: help demo test real parity slow fuzz lint types fix bench stars science mini docs protos
 
 help:
 	@echo "make demo    embed and search the sample observations; FILES=\"...\" adds yours; writes demo.png"
@@ -34,6 +36,7 @@ help:
 	@echo "make parity  tokens, states and logits beside polymathic-aion: every token key, 1,000 objects each, networks of"
 	@echo "             AION-1's size; about half an hour on two cores"
 	@echo "make slow    the other tests that take minutes: a demo from nothing, every kind of question of make science"
+	@echo "make fuzz    every reader on changed files: typed errors only, memory and time bounded; FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make lint    formatter and linter, changing nothing; make fix applies them"
 	@echo "make types   the type checker"
 	@echo "make bench   what one object costs here, and all that beside the released package; hours, or BENCH=\"...\""
@@ -80,6 +83,11 @@ slow: $(STAMP)
 	@echo "== slow tests"
 	@$(BIN)/python -m pytest -m slow --ignore tests/parity
 	@echo "All slow tests passed. Next: make parity"
+
+fuzz: $(STAMP)
+	@echo "== fuzz: every reader, $(FUZZ_SECONDS) s of CPU time each"
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	@echo "Nothing but typed errors, in bounded memory and time. Next: make fuzz FUZZ_SECONDS=300"
 
 lint: $(STAMP)
 	@echo "== lint"

@@ -87,7 +87,7 @@ class ByteCache:
             except BaseException:
                 self._connection.close()
                 raise
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, TypeError, UnicodeDecodeError) as error:  # the last two: of what is damaged
             raise Unavailable(
                 "storage_unavailable", str(error), file=str(path),
                 fix="allow writing there, or remove the file: a cache holds nothing that cannot be computed again",
@@ -106,15 +106,15 @@ class ByteCache:
                         f"SELECT place, key, value, checksum FROM entries WHERE place IN ({marks})", some
                     )
                     for place, key, value, checksum in rows:
-                        if key != places[place]:
+                        if key != places.get(place):
                             continue
-                        if checksum == _checksum(key, value):
+                        if isinstance(value, bytes) and checksum == _checksum(key, value):
                             found[key] = value
                             self._touched.add(place)
                         else:
                             self.counts.damaged += 1
                             log.warning("%s: a value is damaged; it is computed again", self.path)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, TypeError, UnicodeDecodeError) as error:
                 self._failed("read", error)
             self.counts.hits += len(found)
             self.counts.misses += len(places) - len(found)
@@ -181,7 +181,7 @@ class ByteCache:
             try:
                 self._transaction(values, touched, int(self.limit * FILLED * spare))
                 return
-            except sqlite3.Error as error:
+            except (sqlite3.Error, TypeError, UnicodeDecodeError) as error:  # the last two: of what is damaged
                 with suppress(sqlite3.Error):
                     self._connection.rollback()
                 full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
@@ -228,7 +228,7 @@ class ByteCache:
             self._connection.executemany("DELETE FROM entries WHERE place = ?", [(place,) for place in gone])
         return freed
 
-    def _failed(self, what: str, error: sqlite3.Error) -> None:
+    def _failed(self, what: str, error: Exception) -> None:
         self.counts.errors += 1
         if self.counts.errors & (self.counts.errors - 1) == 0:  # the first, second, fourth, ...: it may go on for days
             log.warning("%s cannot %s: %s; what is asked is computed", self.path, what, error)

@@ -38,6 +38,9 @@ MAX_DIM = 65536
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _COLUMNS = "id, vector, ra, dec, metadata, modalities, checksum"
+_KINDS = (str, bytes, float | None, float | None, str, str, int)
+"""Of cells of these columns; SQLite gives what is stored, whatever a column was declared."""
+
 _AT_ONCE = 500
 
 
@@ -354,6 +357,8 @@ class Collection:
 
     def _decoded(self, row: tuple[Any, ...]) -> StoredObject:
         name, blob, ra, dec, metadata, modalities, checksum = row
+        if not all(map(isinstance, row, _KINDS)):
+            raise damaged(self._path, f"a row of collection {self.name!r} is not what was written", field="id")
         if checksum != checksum_of(name, blob, ra, dec, metadata, modalities) or len(blob) != 4 * self.dim:
             raise damaged(
                 self._path, f"object {name!r} of collection {self.name!r} is not what was written", field="id"

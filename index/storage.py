@@ -120,6 +120,8 @@ def named_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.ProgrammingError as error:
         raise Unavailable("not_ready", f"the collection file is closed: {error}", file=path.name) from error
+    except UnicodeDecodeError as error:  # SQLite tells of a damaged schema in its own bytes
+        raise damaged(path, str(error)) from error
     except sqlite3.DatabaseError as error:
         # Extended result codes keep the plain code in the low byte.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

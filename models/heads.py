@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +140,7 @@ class Card:
             return cls.from_json(json.loads(text))
         except FileNotFoundError as error:
             raise BadInput("file_not_found", "there is no such head file", file=str(path)) from error
-        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise _no_head(path, error) from error
 
     @classmethod
@@ -322,12 +323,22 @@ class Head:
 
         kinds: dict[Task, type[Quantiles] | type[Classes] | type[Density]]
         kinds = {"regression": Quantiles, "classification": Classes, "redshift": Density}
-        task: HeadTask = kinds[self.card.task].restore(self.card, self._under("task"))
+        with self._restoring():
+            task: HeadTask = kinds[self.card.task].restore(self.card, self._under("task"))
         return task
 
     @cached_property
     def _typicality(self) -> Typicality:
-        return Typicality.restore(self._under("typicality"))
+        with self._restoring():
+            return Typicality.restore(self._under("typicality"))
+
+    @contextmanager
+    def _restoring(self) -> Iterator[None]:
+        """Around what makes something of the arrays and the card: if they are not what they should be, head_invalid."""
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise _no_head(Path(self.card.name), error) from error
 
     def _under(self, group: str) -> dict[str, NDArray[Any]]:
         return {name.removeprefix(group + "."): x for name, x in self.arrays.items() if name.startswith(group + ".")}

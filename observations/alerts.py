@@ -41,6 +41,9 @@ _CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
 
 Record = Mapping[str, Any]
 
+_OTHER_TYPES = (TypeError, ValueError, AttributeError, OverflowError)
+"""What comes of fields that have the survey's names and are something else: a container brings a schema of its own."""
+
 
 @dataclass(frozen=True)
 class _Epoch:
@@ -108,10 +111,10 @@ def _records(source: Source) -> Iterator[Record]:
 
 def _read(source: Source, one: Any, identify: Any) -> list[Observation | AlbireoError]:
     records = list(_records(source))
-    last = {identify(record): row for row, record in enumerate(records)}
+    names = [_named(identify, record) for record in records]
+    last = {name: row for row, name in enumerate(names)}
     items: list[Observation | AlbireoError] = []
-    for row, record in enumerate(records):
-        name = identify(record)
+    for row, (record, name) in enumerate(zip(records, names, strict=True)):
         try:
             if last[name] != row:
                 raise BadInput(
@@ -121,7 +124,18 @@ def _read(source: Source, one: Any, identify: Any) -> list[Observation | Albireo
             items.append(one(record, row))
         except AlbireoError as error:
             items.append(about(error, name or f"alert {row}", source.name))
+        except _OTHER_TYPES as error:
+            other = BadInput("damaged_file", f"fields of other types than the survey's: {error}", field="schema")
+            items.append(about(other, name or f"alert {row}", source.name))
     return items
+
+
+def _named(identify: Any, record: Record) -> str:
+    """What `identify` calls a record, "" if nothing of it can be a name."""
+    try:
+        return str(identify(record))
+    except _OTHER_TYPES:
+        return ""
 
 
 def _number(record: Record, *names: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -142,8 +143,18 @@ class Archive:
         if len(data) != expected:
             raise BadInput("damaged_file", "shorter than its header says", file=self._source.name, field=name)
         array: NDArray[Any] = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+        array = array.astype(dtype.newbyteorder("="), copy=False)
+        if dtype.kind == "U":
+            self._check_text(name, array)
         self._taken.add(name)
-        return array.astype(dtype.newbyteorder("="), copy=False)
+        return array
+
+    def _check_text(self, name: str, array: NDArray[Any]) -> None:
+        """BadInput unless every character is one: numpy makes texts of any numbers, which Python then stumbles over."""
+        codes = np.ascontiguousarray(array).reshape(-1).view(np.uint32) if array.size and array.itemsize else array[:0]
+        if codes.size and ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
+            raise BadInput("damaged_file", "an array of text with numbers that are no characters",
+                           file=self._source.name, field=name)  # fmt: skip
 
     def _header(self, name: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         version = np.lib.format.read_magic(stream)

@@ -79,7 +79,7 @@ def _check(size: int, source: Source) -> None:
 
 def _parquet(source: Source) -> pa.Table:
     metadata = pq.read_metadata(io.BytesIO(source.content))
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    groups = row_groups(metadata)
     total = 0
     texts = set()
     for chunk in (group.column(k) for group in groups for k in range(group.num_columns)):
@@ -92,6 +92,21 @@ def _parquet(source: Source) -> pa.Table:
     _check(max(total, metadata.num_rows * metadata.num_columns), source)
     file = pq.ParquetFile(io.BytesIO(source.content), read_dictionary=sorted(texts))
     return file.read(use_threads=False)
+
+
+def row_groups(metadata: Any) -> list[Any]:
+    """The row groups of a Parquet file. ArrowInvalid if they state other numbers of rows than the file, or than their
+    columns: pyarrow takes memory for as many as a group states."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    for number, group in enumerate(groups):
+        values = min((group.column(k).num_values for k in range(group.num_columns)), default=group.num_rows)
+        if not 0 <= group.num_rows <= values:
+            raise pa.ArrowInvalid(
+                f"row group {number} states {group.num_rows} rows, of a column it has {values} values"
+            )
+    if sum(group.num_rows for group in groups) != metadata.num_rows:
+        raise pa.ArrowInvalid(f"the row groups have other numbers of rows than the file, {metadata.num_rows}")
+    return groups
 
 
 # Arrow IPC

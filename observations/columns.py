@@ -161,7 +161,7 @@ def column_names(source: Source) -> tuple[str, ...]:
         try:
             _NAMES[source] = _peek(source)
         except (BadInput, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
-                pa.ArrowException, VOWarning, fits.VerifyError):  # fmt: skip
+                pa.ArrowException, VOWarning, csv.Error):  # fmt: skip
             # Whether the content is damaged is for the reader to say; a look at foreign bytes never fails.
             _NAMES[source] = ()
     return _NAMES[source]
@@ -227,7 +227,10 @@ def _csv_layout(head: bytes) -> tuple[int, str, list[str]] | None:
     if len(lines) < skip + 1:
         return None
     separator = max(_SEPARATORS, key=lines[skip].count)
-    rows = list(csv.reader(lines[skip : skip + 2], delimiter=separator))
+    try:
+        rows = list(csv.reader(lines[skip : skip + 2], delimiter=separator))
+    except csv.Error:  # a field longer than one may be
+        return None
     names = [name.strip() for name in rows[0]]
     if len(names) < 2 or not all(names) or any(_is_number(name) for name in names):
         return None
@@ -251,7 +254,7 @@ def _peek(source: Source) -> tuple[str, ...]:
     if kind == "parquet" or kind == "arrow":
         return tuple(arrow_schema(source).names)
     if kind == "fits":
-        with fits.open(io.BytesIO(source.content), memmap=False, lazy_load_hdus=True) as hdus:
+        with source.fits() as hdus:
             table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
             return tuple(name or "" for name in table.columns.names) if table is not None else ()
     if kind == "votable":

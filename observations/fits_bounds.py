@@ -1,8 +1,9 @@
 """FITS files from strangers: what their headers state is reckoned before astropy takes memory for it.
 
 A table may state a milliard rows without a byte, let every row mean the same array of its heap, or hold an image whose
-tiles unfold to any size. Streams of HCOMPRESS and PLIO carry sizes of their own, which the C code of astropy follows
-out of its buffers: those that differ from the image's are refused.
+tiles unfold to any size; a header may state a milliard axes, for each of which astropy looks for a card. Streams of
+HCOMPRESS and PLIO carry sizes of their own, which the C code of astropy follows out of its buffers: those that differ
+from the image's are refused.
 """
 
 from __future__ import annotations
@@ -30,10 +31,18 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 4 << 20
 """Of all headers of a file in sum: astropy takes half a second and 8 MB of memory for each MB of them."""
 
-FITS_DAMAGE = (CfitsioException,)
+MAX_TILED_HEADER_BYTES = 256 << 10
+"""Of the header of a compressed image, 3,276 cards: astropy's time for it grows with the square of their number."""
+
+FITS_DAMAGE = (CfitsioException, zlib.error)
 """What astropy raises for a damaged tile beside Python's own errors."""
 
+MOST_NUMBERED = 999
+"""Axes of an image and columns of a table, at most (FITS 4.0, 4.4.1 and 7.2.1): so many keywords can number."""
+
 _CARD, _BLOCK = 80, 2880
+_SIZE_CARD = re.compile(rb"(Z?NAXIS\d*|Z?BITPIX|PCOUNT|GCOUNT|TFIELDS) *=([^/]*)")
+_COUNTS = (b"NAXIS", b"ZNAXIS", b"TFIELDS")
 _END = b"END".ljust(_CARD)
 _FORM = re.compile(r"\s*(\d*)([LXBIJKAEDCMPQ])([LXBIJKAEDCM]?)")
 _SIZES = {"L": 1, "X": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
@@ -43,9 +52,7 @@ _TILES = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA")
 @contextmanager
 def open_checked(source: Source) -> Iterator[fits.HDUList]:
     """The file opened by astropy, every HDU checked. BadInput or TooLarge if it states what cannot be."""
-    room = MAX_HEADER_BYTES - _header_bytes(source.content, 0)
-    if room < 0:
-        raise _too_long()
+    room = MAX_HEADER_BYTES - check_beginning(source.content)
     with fits.open(io.BytesIO(source.content), memmap=False, lazy_load_hdus=True) as hdus:
         compressed = []
         for number in count():
@@ -58,7 +65,7 @@ def open_checked(source: Source) -> Iterator[fits.HDUList]:
             elif isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
                 _check_table(hdu, number, source)
             place = hdu.fileinfo()
-            room -= _header_bytes(source.content, place["datLoc"] + place["datSpan"])
+            room -= _checked_header(source.content, place["datLoc"] + place["datSpan"])
             if room < 0:
                 raise _too_long()
         if compressed:
@@ -66,8 +73,38 @@ def open_checked(source: Source) -> Iterator[fits.HDUList]:
         yield hdus
 
 
+def check_beginning(content: bytes) -> int:
+    """Check the first two headers, which is what astropy reads to open a file; how long the first is."""
+    first = _checked_header(content, 0)
+    if first > MAX_HEADER_BYTES:
+        raise _too_long()
+    begin = first + _CARD + -(first + _CARD) % _BLOCK
+    data = fits.Header.fromfile(io.BytesIO(content)).data_size_padded
+    if first + _checked_header(content, begin + data) > MAX_HEADER_BYTES:
+        raise _too_long()
+    return first
+
+
 def _too_long() -> TooLarge:
     return TooLarge("too_large", f"headers of more than {MAX_HEADER_BYTES} bytes", fix="send fewer HDUs in a file")
+
+
+def _checked_header(content: bytes, start: int) -> int:
+    """The same as `_header_bytes`. BadInput if the header there counts more than can be numbered, or states a size that
+    is a text, which astropy would multiply, or negative, so that the next HDU would begin before this one ends."""
+    size = _header_bytes(content, start)
+    if size > MAX_TILED_HEADER_BYTES and content.find(b"ZIMAGE  =", start, start + size) >= 0:
+        raise TooLarge("too_large", f"the header of a compressed image of more than {MAX_TILED_HEADER_BYTES} bytes")
+    for at in range(start, min(start + size, len(content)), _CARD):
+        card = _SIZE_CARD.match(content[at : at + _CARD])
+        if card is None:
+            continue
+        name, value = card[1], card[2].strip()
+        whole = re.fullmatch(rb"[+-]?\d{1,18}", value) is not None
+        if not whole or (int(value) < 0 and b"BITPIX" not in name) or (name in _COUNTS and int(value) > MOST_NUMBERED):
+            told = value.decode("ascii", "replace")
+            raise BadInput("damaged_file", f"{name.decode()} is {told or 'not stated'}", field=name.decode())
+    return size
 
 
 def _header_bytes(content: bytes, start: int) -> int:
@@ -82,6 +119,10 @@ def _header_bytes(content: bytes, start: int) -> int:
 
 
 def _check_table(hdu: Any, number: int, source: Source) -> None:
+    try:
+        _ = hdu.columns  # astropy parses them now
+    except (AssertionError, NameError) as error:
+        raise BadInput("damaged_file", f"columns of HDU {number}: {error}") from error
     rows = int(hdu.header["NAXIS2"])
     if rows > len(source.content) or (rows > 0 and hdu.header["NAXIS1"] == 0):
         raise BadInput(

@@ -35,6 +35,24 @@ def column(hdu: fits.BinTableHDU, name: str) -> NDArray[Any]:
     return native(hdu.data[names[name]])
 
 
+def cards_of(hdu: Any) -> dict[str, Any]:
+    """Keyword -> value of the first card with it. A header asked by a keyword takes it for a pattern if it has a *."""
+    return {card.keyword: card.value for card in reversed(hdu.header.cards)}
+
+
+def numbers(hdu: fits.BinTableHDU, name: str) -> NDArray[Any]:
+    """One column of numbers in native byte order; raises column_missing, damaged_file if it is of something else."""
+    values = column(hdu, name)
+    if values.dtype.kind not in "biuf":
+        raise BadInput(
+            "damaged_file",
+            f"a column of {values.dtype} where numbers are",
+            field=f"{hdu.name or 'table'}.{name}",
+            fix="fetch the file again",
+        )
+    return values
+
+
 def native(values: NDArray[Any]) -> NDArray[Any]:
     """A copy in native byte order."""
     values = np.asarray(values)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from albireo.observations import image_conventions as conventions
 from albireo.observations.cutouts import Noise, Plane, Scene, orientation_flags
 from albireo.observations.errors import BadInput
+from albireo.observations.fits_cells import cards_of
 from albireo.observations.image_hdus import (
     BAND_CARDS,
     FLUX_WORDS,
@@ -194,7 +195,8 @@ def celestial_wcs(header: fits.Header) -> WCS | None:
         wcs_to_celestial_frame(wcs)
         if wcs.has_celestial and np.linalg.det(wcs.pixel_scale_matrix) != 0:
             return wcs
-    except (ValueError, MemoryError) as error:  # wcslib reports a bad header through these
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
+        # wcslib reports a bad header through ValueError and MemoryError; astropy takes cards for what they should be
         raise BadInput("damaged_file", f"world coordinates: {error}", field="WCS") from error
     raise BadInput("damaged_file", "the world coordinates are singular", field="WCS")
 
@@ -308,7 +310,7 @@ def _bits(hdu: Hdu, band: str, row: Modality) -> BadBits:
     if row.survey == "legacysurvey" and "MASKBITS" in words(hdu.header, "EXTNAME", "IMAGETYP"):
         return maskbits(band)
     if row.survey == "hsc" and hdu.pixels.dtype.kind in "iu":
-        return afw_planes(dict(hdu.header))
+        return afw_planes(cards_of(hdu))
     return BadBits()
 
 

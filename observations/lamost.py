@@ -19,13 +19,13 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.fits_cells import columns_of, is_table_with, native, plain
+from albireo.observations.fits_cells import cards_of, is_table_with, native, numbers, plain
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.packed_spectra import Terms
 from albireo.observations.source import Source
-from albireo.observations.spectral_terms import GRID_TOLERANCE, known, measured, position, solution, survey_terms
+from albireo.observations.spectral_terms import GRID_TOLERANCE, known, measured, position, solution, survey_terms, whole
 
 KEY = "spectrum_lamost"
 UNKNOWN = -9999.0
@@ -65,7 +65,7 @@ def sniff_lamost(source: Source) -> bool:
 def read_lamost(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """The one object of a file."""
     with source.fits() as hdus:
-        header = {card: plain(value) for card, value in dict(hdus[0].header).items()}
+        header = {card: plain(value) for card, value in cards_of(hdus[0]).items()}
         wavelength, flux, ivar, and_mask = _image(header, hdus[0]) if len(hdus[0].shape) == 2 else _table(header, hdus)
     kinds = {str(header.get(card, "")).upper() for card in ("FIBERTYP", "OBJTYPE")}
     if kinds & {"SKY", "UNUSED", "POSERR", "DEAD"}:
@@ -127,10 +127,7 @@ def _table(header: Mapping[str, Any], hdus: fits.HDUList) -> Pixels:
             field="COADD",
             fix="give low-resolution spectra, one row with FLUX, IVAR, WAVELENGTH and ANDMASK",
         )
-    names_of = columns_of(hdu)
-    wavelength, flux, ivar, and_mask = (
-        native(hdu.data[names_of[name]][0]) for name in ("WAVELENGTH", "FLUX", "IVAR", "ANDMASK")
-    )
+    wavelength, flux, ivar, and_mask = (numbers(hdu, name)[0] for name in ("WAVELENGTH", "FLUX", "IVAR", "ANDMASK"))
     wavelength = wavelength.astype(np.float64)
     if "COEFF0" in header and "COEFF1" in header:
         by_header = solution(header, len(wavelength))
@@ -172,9 +169,10 @@ def _terms(header: Mapping[str, Any], options: ReadOptions) -> Terms:
 
 def _identity(header: Mapping[str, Any], source: Source) -> tuple[str, str]:
     """(id, what it was made of): day, plan, spectrograph and fibre, as in the survey's file names, or OBSID."""
-    day, plan, spectrograph, fibre = (header.get(card) for card in ("LMJD", "PLANID", "SPID", "FIBERID"))
+    day, spectrograph, fibre = (whole(header.get(card)) for card in ("LMJD", "SPID", "FIBERID"))
+    plan = header.get("PLANID")
     if day and plan and spectrograph is not None and fibre is not None:
-        return f"lamost-{int(day)}-{plan}_sp{int(spectrograph):02d}-{int(fibre):03d}", "lmjd-planid-spid-fiberid"
+        return f"lamost-{day}-{plan}_sp{spectrograph:02d}-{fibre:03d}", "lmjd-planid-spid-fiberid"
     if header.get("OBSID"):
         return f"lamost-{header['OBSID']}", "OBSID"
     return PurePath(source.name).name.split(".")[0], "file name"

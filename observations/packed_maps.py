@@ -111,7 +111,8 @@ def check_pixels(maps: PackedMaps | None, shape: tuple[int, ...]) -> None:
 def _other_pixels(shape: tuple[int, ...]) -> BadInput:
     return BadInput(
         "shape_mismatch",
-        f"catalogs are in pixels of {IMAGE_SIZE} x {IMAGE_SIZE} cutouts, the archive has {shape[1]} x {shape[0]}",
+        f"catalogs are in pixels of {IMAGE_SIZE} x {IMAGE_SIZE} cutouts, the archive has "
+        + (" x ".join(map(str, reversed(shape))) or "one number"),
         field=CATALOG_COLUMNS[0],
         fix="cut the images and shift the positions of the objects together, before storing them",
     )

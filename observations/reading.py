@@ -132,7 +132,9 @@ def _read_one(source: Source, row: Format, options: ReadOptions, companions: Seq
 def _too_much(error: Exception, source: Source) -> AlbireoError:
     """A file that takes more memory, or is nested deeper, than there is room for, where nothing else has told so."""
     what = "memory" if isinstance(error, MemoryError) else "nesting"
-    return TooLarge("too_large", f"reading it takes more {what} than there is", file=source.name)
+    told = TooLarge("too_large", f"reading it takes more {what} than there is", file=source.name)
+    told.__cause__ = error
+    return told
 
 
 def _with_tokens(observation: Observation, options: ReadOptions) -> Observation:

@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
-from albireo.observations.arrow import arrow_kind
+from albireo.observations.arrow import arrow_kind, row_groups
 from albireo.observations.columns import table_kind
 from albireo.observations.errors import BadInput, TooLarge
+from albireo.observations.fits_bounds import MAX_HEADER_BYTES, check_beginning
 from albireo.observations.source import MAX_BYTES, Source
 
 _HEAD = 1 << 16
@@ -71,7 +72,7 @@ class Span:
         return Rows(name, content, self.first, sha256)
 
 
-_DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error, VerifyError, pa.ArrowException)
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, zlib.error, VerifyError, pa.ArrowException)
 
 
 def open_spans(path: Path, rows: int, size: int) -> Iterator[Span] | None:
@@ -170,14 +171,17 @@ def _records(stream: IO[bytes], name: str) -> Iterator[bytes]:
 
 def _fits_spans(path: Path, rows: int, size: int) -> Iterator[Span] | None:
     with path.open("rb") as stream:
-        if stream.read(6) != b"SIMPLE":
-            return None  # gzipped
-    with fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
-        alone = len(hdus) == 2 and isinstance(hdus[1], fits.BinTableHDU) and hdus[0].header["NAXIS"] == 0
-        if not alone or hdus[1].header["PCOUNT"]:
+        head = stream.read(2 * MAX_HEADER_BYTES)
+    if head[:6] != b"SIMPLE":
+        return None  # gzipped
+    check_beginning(head)
+    with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
+        table = hdus[1]
+        where = table.fileinfo()
+        alone = path.stat().st_size < where["datLoc"] + where["datSpan"] + _BLOCK and hdus[0].header["NAXIS"] == 0
+        if not alone or not isinstance(table, fits.BinTableHDU) or table.header["PCOUNT"]:
             return None
-        width, total = int(hdus[1].header["NAXIS1"]), int(hdus[1].header["NAXIS2"])
-        where = hdus[1].fileinfo()
+        width, total = int(table.header["NAXIS1"]), int(table.header["NAXIS2"])
         start, begin = int(where["hdrLoc"]), int(where["datLoc"])
     with path.open("rb") as stream:
         header = stream.read(begin)
@@ -239,7 +243,7 @@ def _some_of(batch: Any, start: int, count: int) -> bytes:
 
 def _parquet_spans(path: Path, rows: int, size: int) -> Iterator[Span]:
     metadata = pq.read_metadata(path)
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    groups = row_groups(metadata)
     # A text that stands in a dictionary once may be meant by every row: it stays there until it was reckoned with.
     texts = {
         chunk.path_in_schema

@@ -19,14 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.fits_cells import column, columns_of, first_row, is_table_with, native, plain
+from albireo.observations.fits_cells import (
+    cards_of,
+    column,
+    columns_of,
+    first_row,
+    is_table_with,
+    native,
+    numbers,
+    plain,
+)
 from albireo.observations.modalities import FLUX_DENSITY
 from albireo.observations.observation import Observation, Provenance, Spectrum
 from albireo.observations.options import ReadOptions
 from albireo.observations.packed_spectra import Terms
 from albireo.observations.positions import of_row
 from albireo.observations.source import Source
-from albireo.observations.spectral_terms import known, measured, position, solution, survey_terms
+from albireo.observations.spectral_terms import known, measured, position, solution, survey_terms, whole
 
 KEY = "tok_spectrum_sdss"
 LEAST_IVAR = 1e-6
@@ -93,9 +102,9 @@ def _is_image(source: Source, plate: bool) -> bool:
 def read_spec(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """The one object of a spec-*.fits."""
     with source.fits() as hdus:
-        header = dict(hdus[0].header)
+        header = cards_of(hdus[0])
         number, coadd = next((i, hdu) for i, hdu in enumerate(hdus) if _is_coadd(hdu))
-        flux, loglam, ivar, and_mask = (column(coadd, name) for name in ("FLUX", "LOGLAM", "IVAR", "AND_MASK"))
+        flux, loglam, ivar, and_mask = (numbers(coadd, name) for name in ("FLUX", "LOGLAM", "IVAR", "AND_MASK"))
         stated = coadd.columns[columns_of(coadd)["FLUX"]].unit
         row = first_row(hdus[number + 1]) if len(hdus) > number + 1 else {}
     unit = ("the column flux", str(stated)) if stated else _unit(header)
@@ -136,7 +145,7 @@ def _object(
 def read_spspec(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """The one object of a spSpec-*.fit; an error of 0 is no information."""
     with source.fits() as hdus:
-        header = dict(hdus[0].header)
+        header = cards_of(hdus[0])
         pixels = native(hdus[0].data).astype(np.float64)
         wavelength = solution(header, pixels.shape[1])
     if header.get("SPEC_CLN") == 5:
@@ -160,7 +169,7 @@ def read_spplate(
 ) -> list[Observation | AlbireoError]:
     """One object per fibre, in order; fibres on the sky or on nothing are `not_a_target`."""
     with source.fits() as hdus:
-        header = dict(hdus[0].header)
+        header = cards_of(hdus[0])
         flux, ivar, and_mask = (native(hdus[i].data) for i in range(3))
         wavelength = solution(header, flux.shape[1])
         plugs = next((hdu for hdu in hdus if is_table_with(hdu, ("FIBERID", "OBJTYPE"))), None)
@@ -171,10 +180,9 @@ def read_spplate(
                 field="PLUGMAP",
                 fix="give the whole spPlate file, whose HDU 5 tells fibres on objects from those on the sky",
             )
-        names = ("FIBERID", "OBJTYPE", "RA", "DEC")
-        fibres = [
-            dict(zip(names, cells, strict=True)) for cells in zip(*(column(plugs, n) for n in names), strict=True)
-        ]
+        names = ("FIBERID", "RA", "DEC", "OBJTYPE")
+        cells_of = [*(numbers(plugs, name) for name in names[:3]), column(plugs, names[3])]
+        fibres = [dict(zip(names, cells, strict=True)) for cells in zip(*cells_of, strict=True)]
     if not len(fibres) == len(flux) == len(ivar) == len(and_mask):
         raise BadInput(
             "shape_mismatch",
@@ -264,13 +272,13 @@ def _position(row: Mapping[str, Any]) -> tuple[float | None, float | None, tuple
 
 def _identity(row: Mapping[str, Any], source: Source) -> tuple[str, str]:
     """(id, what it was made of): plate-mjd-fibre, field-mjd-catalogid in SDSS-V, SPECOBJID, or the file's name."""
-    plate, mjd, fibre = (row.get(name) for name in ("PLATE", "MJD", "FIBERID"))
+    plate, mjd, fibre = (whole(row.get(name)) for name in ("PLATE", "MJD", "FIBERID"))
     if plate and mjd and fibre:
-        return f"sdss-{int(plate):04d}-{int(mjd)}-{int(fibre):04d}", "plate-mjd-fiber"
+        return f"sdss-{plate:04d}-{mjd}-{fibre:04d}", "plate-mjd-fiber"
     # Beside a PLATE, FIELD is a frame of the imaging survey; SDSS-V has fields of fibres and no plates.
-    field, catalog = row.get("FIELD"), row.get("CATALOGID")
+    field, catalog = whole(row.get("FIELD")), whole(row.get("CATALOGID"))
     if "PLATE" not in row and field and mjd and catalog:
-        return f"sdss-{int(field):06d}-{int(mjd)}-{int(catalog)}", "field-mjd-catalogid"
+        return f"sdss-{field:06d}-{mjd}-{catalog}", "field-mjd-catalogid"
     if row.get("SPECOBJID"):
         return str(row["SPECOBJID"]), "SPECOBJID"
     return PurePath(source.name).name.split(".")[0], "file name"

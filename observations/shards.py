@@ -196,7 +196,10 @@ def read_shard(source: Source, options: ReadOptions, companions: Sequence[Source
     for name in table.column_names:
         if name in names:
             column = table.column(name)
-            columns.append((names[name], _Column(names[name], column.combine_chunks(), source)))
+            try:
+                columns.append((names[name], _Column(names[name], column.combine_chunks(), source)))
+            except UnicodeDecodeError as error:  # of the name of a field
+                raise BadInput("damaged_file", f"{kind}: {error}", file=source.name, field=name) from error
     plain = table.select(["id", "ra", "dec", "metadata"]).to_pylist()
     flags = table.column("flags").to_pylist() if "flags" in table.column_names else [None] * len(plain)
     items: list[Observation | AlbireoError] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -169,10 +170,20 @@ def position(ra: Any, dec: Any) -> tuple[float | None, float | None, tuple[str, 
     """ra and dec in degrees and flags: None if absent, flagged `position_invalid` if stated and impossible."""
     if ra is None or dec is None:
         return None, None, ()
+    if not all(isinstance(angle, Real) for angle in (ra, dec)):
+        return None, None, ("position_invalid",)
     if 0 <= ra <= 360 and -90 <= dec <= 90:
         return float(ra), float(dec), ()
     blank = math.isnan(ra) and math.isnan(dec)
     return None, None, () if blank else ("position_invalid",)
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of a card or cell, which may be written as text; None if it is none."""
+    try:
+        return int(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def known(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def refuse_references(source: Source) -> None:
     parser.EntityDeclHandler = declaration
     try:
         parser.Parse(source.content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # LookupError: of an encoding
         raise BadInput("damaged_file", f"VOTable: {error}", file=source.name, fix="fetch the file again") from error
 
 

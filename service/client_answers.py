@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 from astropy import units
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
+from astropy.io.registry import IORegistryError
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from albireo.observations.errors import AlbireoError, Conflict
+from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound
+from albireo.observations.fits_bounds import MAX_HEADER_BYTES, check_beginning
 from albireo.observations.spaces import same_space
 from albireo.service.client_requests import Batch
 from albireo.service.client_transport import rebuilt
@@ -33,6 +39,30 @@ JSON = "json_columns"
 
 ERROR = {"error_code": "code", "error_message": "message", "error_field": "field", "error_fix": "fix"}
 """Column -> entry of an error."""
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Around what reads a file back: its errors, and those of astropy and Arrow, are ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound("file_not_found", "there is no such file", file=str(path)) from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError, IORegistryError,
+            VerifyError, pa.ArrowException) as error:  # fmt: skip
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise BadInput("damaged_file", told, file=str(path), fix="name a file that `write` wrote") from error
+
+
+def _opened(path: str | Path, **options: Any) -> Any:
+    """A file as astropy reads it; of FITS the first table, after what its header states is checked."""
+    with Path(path).open("rb") as stream:
+        head = stream.read(2 * MAX_HEADER_BYTES)
+    if options or head[:6] != b"SIMPLE":
+        return QTable.read(path, **options)
+    check_beginning(head)
+    with fits.open(path, memmap=False) as hdus:
+        return QTable.read(hdus[1], format="fits")
 
 
 class AnswerTable(QTable):  # type: ignore[misc]
@@ -77,8 +107,13 @@ class AnswerTable(QTable):  # type: ignore[misc]
 
     @classmethod
     def read(cls, path: str | Path, **options: Any) -> Self:
-        """A table that `write` wrote."""
-        plain = QTable.read(path, **options)
+        """A table that `write` wrote. NotFound file_not_found, BadInput damaged_file if it is none."""
+        with reading(path):
+            return cls._read(path, **options)
+
+    @classmethod
+    def _read(cls, path: str | Path, **options: Any) -> Self:
+        plain = _opened(path, **options)
         if CARD in plain.meta:
             plain.meta = json.loads(plain.meta[CARD])
         for name in plain.colnames:

@@ -78,18 +78,27 @@ def _positions(value: Any) -> tuple[Path | Table | None, str]:
     """(the table if it is to be sent along, its name)."""
     if isinstance(value, Table):
         return value, "positions.ecsv"
-    path = Path(value).expanduser()
-    return (path if path.is_file() else None), path.name
+    try:
+        path = Path(value).expanduser()
+        return (path if path.is_file() else None), path.name
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise BadInput(
+            "option_invalid", f"{value!r} names no file", field="positions", fix="a path or a table"
+        ) from error
 
 
 def _plain(name: str, value: Any) -> Any:
     """One option as JSON carries it."""
     if name == "at":
         return _position(value)
-    if name in ("bands", "tokens"):
-        return [value] if isinstance(value, str) else [str(word) for word in value]
-    if name == "columns":
-        return {str(ours): str(theirs) for ours, theirs in value.items()}
+    try:
+        if name in ("bands", "tokens"):
+            return [value] if isinstance(value, str) else [str(word) for word in value]
+        if name == "columns":
+            return {str(ours): str(theirs) for ours, theirs in value.items()}
+    except (TypeError, AttributeError) as error:
+        wanted = "{our name: the file's}" if name == "columns" else "words"
+        raise BadInput("option_invalid", f"{value!r}", field=name, fix=wanted) from error
     if isinstance(value, units.Quantity):
         return _number(name, value)
     if isinstance(value, units.UnitBase | FunctionUnitBase):
@@ -112,7 +121,12 @@ def _number(name: str, value: Any) -> float:
 
 def _position(value: Any) -> list[float]:
     """[ra, dec] in degrees ICRS of a SkyCoord, or of two numbers."""
-    if isinstance(value, SkyCoord):
-        return [float(value.icrs.ra.deg), float(value.icrs.dec.deg)]
-    ra, dec = (one.to_value(units.deg) if isinstance(one, units.Quantity) else one for one in value)
-    return [float(ra), float(dec)]
+    try:
+        if isinstance(value, SkyCoord):
+            return [float(value.icrs.ra.deg), float(value.icrs.dec.deg)]
+        ra, dec = (one.to_value(units.deg) if isinstance(one, units.Quantity) else one for one in value)
+        return [float(ra), float(dec)]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadInput(
+            "option_invalid", f"{value!r} is no position", field="at", fix="a SkyCoord, or (ra, dec) in degrees"
+        ) from error

@@ -37,9 +37,8 @@ class TokenTable(AnswerTable):
     """`tokens` of each object: {modality: ids (n,)}, empty of those that failed; `meta["quantisers"]` says of which."""
 
     @classmethod
-    def read(cls, path: str | Path, **options: Any) -> Self:
-        """A table that `write` wrote."""
-        table = super().read(path, **options)
+    def _read(cls, path: str | Path, **options: Any) -> Self:
+        table = super()._read(path, **options)
         table["tokens"] = boxed([_ids(cell, table.meta["quantisers"]) for cell in table["tokens"]])
         return table
 

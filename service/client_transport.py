@@ -226,7 +226,7 @@ def content_of(response: httpx.Response) -> dict[str, Any]:
         content = _from_raw(response.content) if raw else response.json()
         if isinstance(content, dict):
             return content
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         pass
     raise Unavailable("not_ready", f"{response.request.url} answers, and not as Albireo does", field="url")
 

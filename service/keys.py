@@ -107,7 +107,7 @@ def read_keys(path: Path) -> dict[str, Key]:
         ) from error
     try:
         content: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, "the file", str(error).partition("\n")[0]) from None
     if not isinstance(content, dict) or content.keys() != {"keys"} or not isinstance(content["keys"], dict):
         raise _wrong(path, "the file", "it has one table `keys`, of one table a key")

@@ -48,7 +48,7 @@ def unpack(content: bytes) -> Payload:
         payload, end = _read(header, content, 4 + length)
         if end != len(content) or not isinstance(payload, Payload):
             raise ValueError(f"{len(content) - end} bytes are left")
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadInput("damaged_file", f"no payload: {error}") from error
     return payload
 

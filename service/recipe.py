@@ -73,7 +73,7 @@ class Recipe:
             recipe = cls(**json.loads(path.read_text()))
             _ = recipe.vectors
             return recipe
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadCheckpoint("checkpoint_invalid", f"recipe: {error}", file=str(path), fix=MAKE) from error
 
     @classmethod

@@ -156,13 +156,16 @@ def given_of(source: Source) -> tuple[list[Given], dict[str, str]]:
     rows: dict[int, dict[str, NDArray[Any]]] = {}
     codecs = {}
     for name in wanted:
-        found = archive.array(TOKENS + name)
+        found = np.atleast_1d(archive.array(TOKENS + name))
         objects = archive.array(OBJECTS + name) if OBJECTS + name in archive.names else np.arange(len(found))
         lengths = archive.array(LENGTHS + name) if LENGTHS + name in archive.names else None
         for i, ids in zip(objects.ravel().tolist(), _rows(name, found, objects, lengths), strict=True):
             rows.setdefault(i, {})[name] = ids
         if CODEC + name in archive.names:
-            codecs[name] = str(archive.array(CODEC + name).item())
+            codec = archive.array(CODEC + name)
+            if codec.size != 1 or codec.dtype.kind != "U":
+                raise BadInput("shape_mismatch", "no one text", file=source.name, field=CODEC + name)
+            codecs[name] = str(codec.item())
     stated = archive.texts("ids", ("ids", "id"))
     names = dict(enumerate(stated[1])) if stated is not None else {}
     if stated is not None and len(names) <= max(rows, default=-1):

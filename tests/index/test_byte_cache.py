@@ -159,3 +159,20 @@ def test_two_processes(tmp_path: Path) -> None:
         rows.execute("SELECT sum(size) FROM entries").fetchone() == rows.execute("SELECT bytes FROM total").fetchone()
     )
     assert len(after.get([key(n) for n in range(2000)])) > 100
+
+
+@pytest.mark.parametrize("column", ["size", "checksum", "value", "key", "used"])
+def test_cells_of_other_types(cache: ByteCache, column: str) -> None:
+    """Damage may make a text of a number: it is lost work, and no error."""
+    cache.put({key(n): value(n) for n in range(20)})
+    cache.close()
+    with sqlite3.connect(cache.path) as file:
+        file.execute(f"UPDATE entries SET {column} = 'a'")
+        file.execute("UPDATE total SET bytes = 'a'")
+    file.close()
+    again = ByteCache(cache.path, 2 << 20)
+    assert again.get([key(n) for n in range(20)]) == ({} if column in ("checksum", "value", "key") else
+                                                      {key(n): value(n) for n in range(20)})  # fmt: skip
+    again.put({key(3): value(4)})
+    assert again.counts.errors > 0
+    again.close()

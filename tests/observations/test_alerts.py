@@ -351,3 +351,16 @@ def test_a_real_ztf_alert_equals_fastavro(test_data: Path) -> None:
     assert item.id == "ZTF17aaajnnn"
     assert item.metadata["candid"] == "472263571115115000"
     assert item.metadata["cutouts"] == ("cutoutScience", "cutoutTemplate", "cutoutDifference")
+
+
+def test_fields_of_other_types_than_the_surveys() -> None:
+    """A container brings its own schema: any field may be anything, and an alert fails alone."""
+    fields = [{"name": name, "type": "string"} for name in ("objectId", "candid", "isdiffpos", "candidate")]
+    for more in ([], [{"name": "prv_candidates", "type": {"type": "array", "items": "int"}}]):
+        out = io.BytesIO()
+        record = {"objectId": "ZTF1", "candid": "1", "isdiffpos": "t", "candidate": "none", "prv_candidates": [1]}
+        schema = {"type": "record", "name": "alert", "fields": [*fields, *more]}
+        fastavro.writer(out, fastavro.parse_schema(schema), [record])
+        (item,) = alerts.read_ztf(Source("a.avro", out.getvalue()), OPTIONS, [])
+        assert error_of(item).code == "damaged_file"
+        assert "ZTF1" in error_of(item).message

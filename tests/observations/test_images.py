@@ -806,3 +806,14 @@ def test_an_unknown_kind_of_uncertainty_is_asked_for() -> None:
     noise.header["UTYPE"] = "unknown"
     flux = fits.PrimaryHDU(cube()[0], header(stated() | {"FILTER": "g"}))
     assert code_of(source(flux, noise), survey="legacysurvey", bands=("g",)) == "convention_missing"
+
+
+def test_world_coordinates_of_texts() -> None:
+    assert code_of(cutout(cube(), stated(A_ORDER="none"))) == "damaged_file"
+
+
+def test_a_tile_that_cannot_be_unfolded() -> None:
+    image = fits.CompImageHDU(cube().astype(">f4"), header(stated()), compression_type="GZIP_1", quantize_level=0)
+    content = source(fits.PrimaryHDU(), image).content
+    at = content.index(b"\x1f\x8b") + 20
+    assert code_of(Source("a.fits", content[:at] + b"\xff" * 40 + content[at + 40 :])) == "damaged_file"

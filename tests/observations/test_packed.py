@@ -386,3 +386,17 @@ def test_real_spectra_in_archives(test_data: Path) -> None:
     assert (codes.count("wavelength_not_monotonic"), codes.count("no_coverage")) == (17, 7)
     for name in ("eval/gaia_xp_apogee.npz", "eval/hst_cosmos10.npz", "eval/sn_spectra.npz"):
         assert code_of(Source.from_path(test_data / name), **terms) == "column_missing"
+
+
+def test_text_of_numbers_that_are_no_characters() -> None:
+    """numpy makes texts of any numbers, over which Python then stumbles; half a pair of surrogates cannot be sent."""
+    for code in (0x110000, 0xFFFFFFFF, 0xD800):
+        unit = np.frombuffer(np.array([code, 110], np.uint32).tobytes(), "<U2")
+        assert code_of(archive({"image": pixels(3, 96, 96), **LEGACY, "unit": unit})) == "damaged_file"
+    assert one(archive({"image": pixels(3, 96, 96), **LEGACY, "id": np.array("\U0010ffff")})).id == "\U0010ffff"
+
+
+def test_catalogs_beside_what_is_no_image() -> None:
+    columns = {f"catalog_{name}": [[48]] for name in ("x", "y", "shape_e1", "shape_e2", "shape_r")}
+    for shape in ((), (5,)):
+        assert code_of(archive({"images": np.ones(shape), **columns, **LEGACY})) == "shape_mismatch"

@@ -23,6 +23,7 @@ from albireo.observations.row_spans import Span, open_spans
 from albireo.observations.shards import write_shard
 from albireo.observations.sky import simulate
 from albireo.observations.source import Source
+from tests.service import bombs
 
 OPTIONS = ReadOptions(survey="legacysurvey", release="dr10")
 ROWS = 220
@@ -212,3 +213,24 @@ def test_any_text_is_cut_into_what_it_was(tmp_path: Path, cells: list[str], rows
     assert b"".join(span.content()[len(header) :] for span in spans) == path.read_bytes()[len(header) :]
     assert all(span.count >= rows for span in spans[:-1])
     assert sum(span.count for span in spans) == len(cells) + 1
+
+
+def test_fits_files_that_cannot_be_cut(tmp_path: Path) -> None:
+    """More HDUs than a table, or a header that states a milliard axes: the reader of whole files says what it is."""
+    path = tmp_path / "t.fits"
+    as_fits(path)
+    whole = path.read_bytes()
+    assert open_spans(path, 10, 1000) is not None
+    path.write_bytes(whole + whole[2880:])
+    assert open_spans(path, 10, 1000) is None
+    path.write_bytes(whole.replace(b"NAXIS   =                    0", b"NAXIS   =           2147483647"))
+    assert open_spans(path, 10, 1000) is None
+
+
+def test_parquet_whose_groups_state_other_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_bytes(bombs.parquet_of_rows_of_a_group())
+    spans = open_spans(path, 10, 1000)
+    assert spans is not None
+    with pytest.raises(BadInput, match="damaged_file"):
+        next(spans)

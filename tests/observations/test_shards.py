@@ -220,3 +220,13 @@ def test_what_has_no_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="label_given"):
         write_shard([label], tmp_path / "a.parquet", {})
     assert not (tmp_path / "a.parquet").exists()
+
+
+def test_a_field_whose_name_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    write_shard([everything()], tmp_path / "a.parquet", {})
+    table = pq.read_table(tmp_path / "a.parquet")
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"zero_point", b"zero\xff\xfeoint"))
+    assert read(path).error.code == "damaged_file"

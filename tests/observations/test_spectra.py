@@ -462,3 +462,26 @@ def test_real_lamost_files(test_data: Path) -> None:
         if path.name in labels:
             assert item.metadata["redshift"] == pytest.approx(float(labels[path.name]["z"]), abs=1e-9)
             assert item.metadata["subclass"] == labels[path.name]["subclass"]
+
+
+def test_cards_and_columns_of_other_types() -> None:
+    """What is no number where one belongs takes nothing else with it: the position is flagged, the id is another."""
+    item, _ = one(spec(row={"PLUG_RA": "here", "PLUG_DEC": 0.6, "PLATE": "x", "SPECOBJID": "12"}))
+    assert (item.ra, item.dec, item.id) == (None, None, "12")
+    assert "position_invalid" in item.flags
+    item, _ = one(spspec(RAOBJ="here", FIBERID="none"))
+    assert (item.ra, item.id) == (None, "spec")
+    item, _ = one(lamost_image(LMJD="x", OBSID=7), lamost.KEY)
+    assert item.id == "lamost-7"
+    file = spec().content
+    for name, form in (("flux", "4A"), ("loglam", "4A"), ("and_mask", "4A")):
+        at = file.index(b"'%-8s'" % name.encode()) + 70  # the next card: TFORM
+        spoilt = file[:at] + f"{file[at : at + 8].decode()}= '{form:8}'".ljust(80).encode() + file[at + 80 :]
+        assert code_of(Source("a.fits", spoilt)) == "damaged_file"
+
+
+def test_a_keyword_is_no_pattern() -> None:
+    """astropy takes a keyword with * for a pattern, and makes a regular expression of it."""
+    for file, key in ((spspec(OBSERVER="x"), sdss.KEY), (lamost_image(OBSERVER="x"), lamost.KEY)):
+        spoilt = Source("a.fits", file.content.replace(b"OBSERVER=", b"(*A)    ="))
+        assert one(spoilt, key)[0].data

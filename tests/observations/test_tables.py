@@ -25,6 +25,7 @@ from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.modalities import AION_KEYS, MODALITIES
 from albireo.observations.observation import Convention, Observation, Scalar
 from albireo.observations.options import ReadOptions
+from albireo.observations.reading import read_files
 from albireo.observations.source import Source
 
 OPTIONS = ReadOptions()
@@ -687,3 +688,29 @@ def test_sdss_list_has_lost_the_digits_of_its_ids(test_data: Path) -> None:
     items = real(test_data, "sdss_boss_spectra.csv", ReadOptions(columns={"id": "file"}))
     assert len(items) == 85
     assert all(isinstance(item, Observation) for item in items)
+
+
+def test_columns_that_astropy_cannot_name() -> None:
+    """It fails an assertion over a name, and an own variable over a form."""
+    content = table_bytes(Table({"id": ["a"], "flux_g": [1.0]}), "fits")
+    name = b"TTYPE2  = 'flux_g  '"
+    for spoilt in (b"TTYPE2  = 5", b"TTYPE2  = '" + b"''" * 34 + b"'"):
+        at = content.index(name)
+        read_it = content[:at] + spoilt.ljust(80) + content[at + 80 :]
+        (report,) = read_files([Source("a.fits", read_it)], ReadOptions(survey="legacysurvey"))
+        assert report.error is not None
+        assert report.error.code in ("damaged_file", "column_missing", "unknown_format")
+
+
+def test_a_votable_in_no_encoding() -> None:
+    content = table_bytes(Table({"id": ["a"], "flux_g": [1.0]}), "votable").replace(
+        b'encoding="utf-8"', b'encoding="wtf-8"'
+    )
+    (report,) = read_files([Source("a.xml", content)])
+    assert report.error is not None
+    assert report.error.code == "damaged_file"
+
+
+def test_a_field_longer_than_csv_takes() -> None:
+    (report,) = read_files([Source("a.csv", b'id,"' + b"x" * 200_000 + b'"\na,1\n')])
+    assert report.error is not None

@@ -123,6 +123,41 @@ def fits_of_cards() -> bytes:
     return _padded(_header(SIMPLE=True, BITPIX=8, NAXIS=0)[:240] + cards + b"END".ljust(80), b" ")
 
 
+def fits_of_axes() -> bytes:
+    """Two milliard axes: astropy would look for a card of each."""
+    return _header(SIMPLE=True, BITPIX=8, NAXIS=1 << 31) + bytes(2880)
+
+
+def fits_of_axes_behind() -> bytes:
+    """In the second header, which astropy reads with the first if that does not say EXTEND."""
+    behind = {"XTENSION": "IMAGE", "BITPIX": 8, "NAXIS": 1 << 31, "PCOUNT": 0, "GCOUNT": 1}
+    return _header(SIMPLE=True, BITPIX=8, NAXIS=0) + _header(**behind)
+
+
+def fits_of_columns() -> bytes:
+    return _table(8, 1, b"", bytes(8), TFIELDS=1 << 31, TTYPE1="FLUX_G", TFORM1="1D")
+
+
+def fits_of_a_text_for_a_size() -> bytes:
+    """A text times a milliard is a text of gigabytes."""
+    return _header(SIMPLE=True, BITPIX=8, NAXIS=2, NAXIS1=1 << 31, NAXIS2="AAAA") + bytes(2880)
+
+
+def fits_that_goes_back() -> bytes:
+    """Data of negative size, so that the next HDU is this one again."""
+    behind = {"XTENSION": "IMAGE", "BITPIX": 8, "NAXIS": 1, "NAXIS1": -2880, "PCOUNT": 0, "GCOUNT": 1}
+    return _PRIMARY + _header(**behind) + bytes(2880)
+
+
+def fits_of_cards_of_a_compressed_image() -> bytes:
+    """8,000 cards, for which astropy takes time by the square, whenever the file is looked at."""
+    content = _image(16, "GZIP_1", gzip.compress(bytes(1024)))
+    end = content.index(b"END".ljust(80), 2880)
+    cards = b"".join(f"C{n:07d}= {n:20d}".ljust(80).encode() for n in range(8000))
+    behind = content[end + 80 :].lstrip(b" ")
+    return _padded(content[:end] + cards + b"END".ljust(80), b" ") + behind
+
+
 def _image(side: int, kind: str, tile: bytes, form: str = "1PB", **cards: object) -> bytes:
     shape = {"ZIMAGE": True, "ZBITPIX": 32, "ZNAXIS": 2, "ZNAXIS1": side, "ZNAXIS2": side}
     tiles = {"ZTILE1": side, "ZTILE2": side, "ZCMPTYPE": kind}
@@ -209,6 +244,18 @@ def parquet_with_another_footer() -> bytes:
     footer = footer.replace(_zigzag(about.total_compressed_size), _zigzag(len(page)), 1)
     length = len(footer) - 8
     return large[: meta.data_page_offset] + page + footer[:length] + struct.pack("<I", length) + b"PAR1"
+
+
+def parquet_of_rows_of_a_group() -> bytes:
+    """Of a file of a few rows, the one row group says that it has a milliard, for which pyarrow would make room."""
+    rows = 12345
+    content = _parquet(pa.table({"flux_g": np.zeros(rows)}), use_dictionary=False, write_statistics=False)
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8]
+    # A long integer that follows a field: of the file, of the column, and last of the row group.
+    head, mark, tail = footer.rpartition(b"\x16" + _zigzag(rows))
+    footer = head + mark[:1] + _zigzag(10**9) + tail
+    return content[: -8 - length] + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
 
 def _zigzag(number: int) -> bytes:
@@ -315,6 +362,12 @@ BOMBS: dict[Callable[[], bytes], str] = {
     fits_of_rows: DAMAGED,
     fits_of_one_array: TOO_LARGE,
     fits_of_cards: TOO_LARGE,
+    fits_of_axes: DAMAGED,
+    fits_of_axes_behind: DAMAGED,
+    fits_of_columns: DAMAGED,
+    fits_of_a_text_for_a_size: DAMAGED,
+    fits_that_goes_back: DAMAGED,
+    fits_of_cards_of_a_compressed_image: TOO_LARGE,
     fits_of_a_large_image: TOO_LARGE,
     fits_of_a_gzipped_tile: DAMAGED,
     fits_of_an_hcompress_tile: DAMAGED,
@@ -326,6 +379,7 @@ BOMBS: dict[Callable[[], bytes], str] = {
     parquet_of_a_list_of_one_text: TOO_LARGE,
     shard_of_one_text: TOO_LARGE,
     parquet_with_another_footer: TOO_LARGE,
+    parquet_of_rows_of_a_group: DAMAGED,
     avro_of_zeros: TOO_LARGE,
     avro_of_nulls: DAMAGED,
     avro_of_nothing: DAMAGED,

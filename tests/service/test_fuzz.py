@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import struct
 from collections.abc import Callable
+from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from albireo.index.collection import Collections, StoredObject
+from albireo.observations.errors import AlbireoError, BadCheckpoint, BadInput, NotFound, Unavailable
+from albireo.observations.source import Source
 from albireo.service import schemas
+from albireo.service.client_answers import EmbeddingTable
+from albireo.service.client_reading import Reading
+from albireo.service.client_tokens import TokenTable
+from albireo.service.client_transport import content_of, refusal
+from albireo.service.keys import read_keys
+from albireo.service.payload_bytes import unpack
+from albireo.service.readiness import KNOWN_ANSWER, KnownAnswer
+from albireo.service.recipe import RECIPE, Recipe
+from albireo.service.remote_tokens import unpacked_result
+from albireo.service.table_bytes import archive_bytes
+from albireo.service.token_replies import given_of
+from tests.service.bombs import fits_of_axes
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 
@@ -80,3 +100,120 @@ def test_any_multipart_body(client: TestClient, content: bytes) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     for body in (content, head + content, head + content + b"\r\n--x--\r\n"):
         check(client, "/v1/embed", body, "multipart/form-data; boundary=x")
+
+
+# What the fuzzing of readers (tests/fuzz) has found
+
+DEEP = b"[" * 100_000
+
+
+def test_results_of_workers_that_are_none() -> None:
+    """What a worker answers is a result, or an error in its place: a service does not die of it."""
+
+    def headed(header: object, content: bytes = b"") -> bytes:
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        return struct.pack("<I", len(text)) + text + content
+
+    bad: list[object] = [DEEP, b"\xff", [], {}, {"error": []}, {"error": {}}, {"flags": 5}, {"flags": [{}]}]
+    bad += [{"error": {"code": "no such", "message": "x"}}, {"error": {"code": "internal"}}]
+    for content in (b"", b"\x01", *map(headed, bad), headed({"flags": []}, b"123")):
+        result = unpacked_result(content)
+        assert isinstance(result, AlbireoError), content[:60]
+        assert result.code == "internal"
+
+
+def test_payloads_of_sizes_that_no_integer_holds() -> None:
+    header = json.dumps({"class": "Coefficients", "values": {"array": "<f4", "shape": [1 << 70]}}).encode()
+    for content in (struct.pack("<I", len(header)) + header, struct.pack("<I", len(DEEP)) + DEEP):
+        with pytest.raises(BadInput, match="damaged_file"):
+            unpack(content)
+
+
+def test_files_that_are_nested_deeply(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_bytes(DEEP)
+    with pytest.raises(BadInput, match="option_invalid"):
+        read_keys(tmp_path / "keys.json")
+    (tmp_path / RECIPE).write_bytes(DEEP)
+    with pytest.raises(BadCheckpoint):
+        Recipe.read(tmp_path)
+    (tmp_path / KNOWN_ANSWER).write_bytes(DEEP)
+    with pytest.raises(BadCheckpoint):
+        KnownAnswer.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("at", "x"), ("at", [1]), ("at", ["a", "b"]), ("at", 5), ("bands", 5), ("columns", ["a"]), ("positions", 5)],
+)
+def test_options_of_other_types(name: str, value: object) -> None:
+    with pytest.raises(BadInput, match="option_invalid") as caught:
+        Reading.of({name: value})
+    assert (caught.value.field, bool(caught.value.fix)) == (name, True)
+
+
+def test_answers_of_something_else() -> None:
+    """Whoever listens at the address of a service."""
+    header = json.dumps({"items": [{}], "arrays": [{"dtype": "<u2", "shape": [1 << 70]}]}).encode()
+    raw = len(header).to_bytes(4, "little") + header
+    for kind, content in (
+        ("application/vnd.albireo.raw", raw),
+        ("application/json", DEEP),
+        ("application/json", b"[]"),
+    ):
+        request = httpx.Request("POST", "http://localhost/v1/embed")
+        answer = httpx.Response(200, headers={"Content-Type": kind}, content=content, request=request)
+        with pytest.raises(Unavailable, match="not as Albireo does"):
+            content_of(answer)
+    refused = refusal(httpx.Response(500, content=DEEP, request=request))
+    assert refused is not None
+    assert "not as Albireo does" in refused.error.message
+
+
+def test_tables_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="file_not_found"):
+        TokenTable.read(tmp_path / "absent.parquet")
+    table = TokenTable({"id": ["a"], "status": ["ok"]}, meta={})
+    for kind in ("parquet", "fits", "ecsv"):
+        path = tmp_path / f"t.{kind}"
+        table.write(path)
+        assert len(EmbeddingTable.read(path)) == 1
+        with pytest.raises(BadInput, match="damaged_file"):
+            TokenTable.read(path)
+        whole = path.read_bytes()
+        for content in (b"", whole[: len(whole) // 3], b"x" * 3000, whole[:30] + b"\xff" * 60 + whole[90:]):
+            path.write_bytes(content)
+            with pytest.raises(BadInput, match="damaged_file"):
+                EmbeddingTable.read(path)
+    path = tmp_path / "axes.fits"
+    path.write_bytes(fits_of_axes())
+    with pytest.raises(BadInput, match="damaged_file"):
+        EmbeddingTable.read(path)
+
+
+def test_archives_of_tokens_of_other_shapes() -> None:
+    name = "image.legacysurvey"
+    one = np.zeros((1, 4), np.uint16)
+    for arrays in ({f"tokens.{name}": np.array(5)}, {f"tokens.{name}": one, f"codec.{name}": np.array([1.5])},
+                   {f"tokens.{name}": one, f"codec.{name}": np.array(["a", "b"])}):  # fmt: skip
+        with pytest.raises(BadInput, match="shape_mismatch"):
+            given_of(Source("t.npz", archive_bytes(arrays)))
+
+
+def test_damaged_files_of_collections(tmp_path: Path) -> None:
+    """Cells of other types, and a schema whose damage SQLite tells of in bytes that are no text."""
+    path = tmp_path / "c.sqlite"
+    collections = Collections(path)
+    one = collections.create("c", "space", 2)
+    one.upsert([StoredObject("a", np.ones(2, np.float32))])
+    collections.close()
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE objects SET metadata = x'00ff'")
+    file.close()
+    again = Collections(path)
+    with pytest.raises(Unavailable, match="collection_damaged"):
+        again.get("c").search(np.ones((1, 2), np.float32), 1, space="space")
+    again.close()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE objects", b"CREATE \xff\xfeBLE objects"))
+    with pytest.raises(Unavailable, match="collection_damaged"):
+        Collections(path)

@@ -11,7 +11,7 @@ import pytest
 from albireo.observations.errors import BadCheckpoint, BadInput
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.spaces import same_space
-from albireo.tokenizers.checkpoint import LAYOUT, MINI, Checkpoint, FileFacts, Manifest, sha256_of
+from albireo.tokenizers.checkpoint import LAYOUT, MANIFEST, MINI, Checkpoint, FileFacts, Manifest, sha256_of
 from albireo.tokenizers.preprocessing import AION_1, ALBIREO_1, PREPROCESSINGS
 
 Copy = Callable[[str], Path]
@@ -211,3 +211,49 @@ def test_a_manifest_is_written_and_read_the_same(copy: Copy) -> None:
 )
 def test_no_other_file_is_ever_fetched(path: str, wanted: bool) -> None:
     assert bool(LAYOUT.fullmatch(path)) is wanted
+
+
+def spoilt(copy: Copy, name: str, path: str, **changes: object) -> Path:
+    """A copy whose JSON file has other entries."""
+    folder = copy(name)
+    content = json.loads((folder / path).read_text()) | changes
+    replace(folder / path, json.dumps(content).encode())
+    return folder
+
+
+def test_configurations_of_other_types(copy: Copy) -> None:
+    for number, changes in enumerate(({"domains_in": [["tok_image"]]}, {"domains_in": [5]}, {"domains_out": "tok_z"})):
+        with pytest.raises(BadCheckpoint):
+            Checkpoint(spoilt(copy, f"a{number}", "config.json", **changes))
+    for number, dim in enumerate((None, "wide", 0, True, [4])):
+        checkpoint = Checkpoint(spoilt(copy, f"b{number}", "config.json", dim=dim))
+        with pytest.raises(BadCheckpoint, match="dim"):
+            _ = checkpoint.dim
+    deep = copy("deep")
+    replace(deep / "config.json", b"[" * 100_000)
+    with pytest.raises(BadCheckpoint):
+        Checkpoint(deep)
+
+
+def test_headers_of_other_types(copy: Copy) -> None:
+    for number, shape in enumerate((["x", 2], [-1, 2], [{}, 2], "ab")):
+        header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+        folder = copy(f"h{number}")
+        replace(folder / "model.safetensors", len(header).to_bytes(8, "little") + header)
+        with pytest.raises(BadCheckpoint):
+            Checkpoint(folder)
+
+
+def test_a_manifest_of_other_types(copy: Copy) -> None:
+    folder = copy("m")
+    write_manifest(folder)
+    for changes in ({"repository": {}}, {"revision": 5}, {"codecs_from": [{}, "x"]}, {"license": []}):
+        content = json.loads((folder / MANIFEST).read_text()) | changes
+        with pytest.raises(BadCheckpoint):
+            Manifest.read(spoilt_manifest(folder, content))
+        write_manifest(folder)
+
+
+def spoilt_manifest(folder: Path, content: object) -> Path:
+    (folder / MANIFEST).write_text(json.dumps(content))
+    return folder
