@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -24,6 +24,9 @@ from albireo.observations.errors import BadInput
 from albireo.tokenizers.checkpoint import TokenSpec
 
 Codes = NDArray[np.int64]
+
+LOGITS = 1 << 26
+"""Logits that are held at a time, of one draw at least: 256 MB of float32."""
 
 
 @dataclass(frozen=True)
@@ -146,20 +149,21 @@ def generate(
     codes = engine.n_codes(target)  # a row of the vocabulary beyond the codes stands for nothing
     states = [_Draw(one, target, spec, sampling, draw) for one in tokens for draw in range(sampling.draws)]
     for turn in range(max((len(state.filled) for state in states), default=0)):
-        active = [state for state in states if turn < len(state.filled)]
-        asked = [{target: state.positions(turn)} for state in active]
-        logits = [row[target][:, :codes] for row in engine.logits([s.given() for s in active], asked, WITHIN)]
-        if sampling.guidance != 1.0:
-            without = engine.logits([s.alone() for s in active], asked, WITHIN)
-            logits = [
-                base[target][:, :codes] + sampling.guidance * (row - base[target][:, :codes])
-                for row, base in zip(logits, without, strict=True)
-            ]
-        for state, row in zip(active, logits, strict=True):
-            state.fill(turn, row)
+        for part in _portions([state for state in states if turn < len(state.filled)], turn, spec.vocab_size):
+            for state, row in zip(part, _logits(engine, part, turn, codes), strict=True):
+                state.fill(turn, row)
         progress(turn + 1)
     n = sampling.draws
     return [np.stack([state.codes for state in states[i : i + n]]) for i in range(0, len(states), n)]
+
+
+def n_encoded(tokens: Tokens, target: str, spec: TokenSpec, sampling: Sampling) -> int:
+    """Tokens that the encoder reads to draw for one object: what is known by then, in every round of every draw."""
+    given = int((~tokens.mask[target]).sum()) if target in tokens.mask else len(tokens.ids.get(target, ()))
+    filled = counts(sampling.schedule, sampling.rounds, spec.n_tokens - given)
+    before = np.cumsum([0, *filled[:-1]])
+    alone = given + before if sampling.guidance != 1.0 else 0 * before
+    return sampling.draws * int((tokens.n_tokens + before + alone).sum())
 
 
 class _Draw:
@@ -210,6 +214,32 @@ class _Draw:
         at = self.positions(turn)
         self.codes[at] = (cumulative <= height * cumulative[:, -1:]).sum(axis=1).clip(max=chance.shape[1] - 1)
         self.unknown[at] = False
+
+
+def _portions(states: Sequence[_Draw], turn: int, vocabulary: int) -> Iterator[list[_Draw]]:
+    """The states, as many at a time as their logits of a round may be held."""
+    part: list[_Draw] = []
+    size = 0
+    for state in states:
+        more = state.filled[turn] * vocabulary
+        if part and size + more > LOGITS:
+            yield part
+            part, size = [], 0
+        part.append(state)
+        size += more
+    if part:
+        yield part
+
+
+def _logits(engine: Engine, states: Sequence[_Draw], turn: int, codes: int) -> list[NDArray[np.float32]]:
+    """Logits (n, codes) of the positions that each state fills in a round."""
+    target, guidance = states[0].target, states[0].sampling.guidance
+    asked = [{target: state.positions(turn)} for state in states]
+    logits = [row[target][:, :codes] for row in engine.logits([s.given() for s in states], asked, WITHIN)]
+    if guidance == 1.0:
+        return logits
+    without = [row[target][:, :codes] for row in engine.logits([s.alone() for s in states], asked, WITHIN)]
+    return [base + guidance * (row - base) for row, base in zip(logits, without, strict=True)]
 
 
 def _others(tokens: Tokens, target: str) -> dict[str, NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ from albireo.service.admission import Admission, Admit
 from albireo.service.bodies import Limits
 from albireo.service.body_bounds import Bounds
 from albireo.service.core import Core
+from albireo.service.generation_routes import GenerationDoors
 from albireo.service.observing import Observe, Telemetry
 from albireo.service.oip import Models
 from albireo.service.operations import router
@@ -28,7 +29,6 @@ from albireo.service.telemetry import install as install_metrics
 from albireo.service.terms import Refused
 from albireo.service.tickets import Priority
 from albireo.service.tls import Tls
-from albireo.service.token_routes import TokenDoors
 
 if TYPE_CHECKING:
     from albireo.service.grpc_door import Door
@@ -111,7 +111,7 @@ def create_app(
     app.add_exception_handler(Refused, refused_whole)
     openapi.install(app)
     install_metrics(app, telemetry.metrics)
-    app.include_router(router(TokenDoors(core, settings, readiness)))
+    app.include_router(router(GenerationDoors(core, settings, readiness)))
     app.include_router(usage.router(access))
     app.include_router(oip_rest.router(oip_rest.OipDoors(Models(core), settings, readiness)))
     return app

@@ -30,6 +30,7 @@ from albireo.service.client_answers import Answered, EmbeddingTable, ValidationT
 from albireo.service.client_asking import Asking, accepted, gone, instead
 from albireo.service.client_async import AsyncClient
 from albireo.service.client_collections import Collection
+from albireo.service.client_generation import DRAWS, DrawsTable
 from albireo.service.client_predictions import PredictionTable, RedshiftResult
 from albireo.service.client_reading import Reading
 from albireo.service.client_requests import Batch, Limits, Request, loaded
@@ -47,6 +48,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "DecodedTable",
+    "DrawsTable",
     "EmbeddingTable",
     "Local",
     "PredictionTable",
@@ -161,6 +163,33 @@ class Client(Asking):
         """
         questions = verbs.detokenize(tokens, self._known_limits())
         return decoded_table([self._ask(question) for question in questions])
+
+    def generate(
+        self,
+        given: Any,
+        target: str,
+        *,
+        sources: str | Sequence[str] | None = None,
+        mask: Sequence[int] | None = None,
+        keep: Any = None,
+        draws: int = DRAWS,
+        seed: int = 0,
+        join: bool = False,
+        get_query_payload: bool = False,
+        **options: Any,
+    ) -> DrawsTable:
+        """Draws of a modality that was not observed: possibilities as the model sees them, and no measurements.
+
+        target   what is drawn
+        sources  nothing but these modalities of an object is used, default: all
+        mask     x0, y0, x1, y1: the image is kept but for this box of pixels, which is filled in
+        keep     low, high: these wavelengths of the spectrum are kept, and the rest is drawn; a Quantity, or Angstrom
+        draws    independent draws for each object; same seed, same object: same draws
+        options  of the sampling, as of `albireo generate`: rounds, schedule, temperature, cooling, top_k, top_p,
+                 guidance; and of the reading
+        """
+        verb = verbs.generate(target, sources, mask, keep, draws, seed, join, options)
+        return self._of_objects(verb, given, get_query_payload)
 
     # About the service
 

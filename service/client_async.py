@@ -17,6 +17,7 @@ from albireo.service import client_verbs as verbs
 from albireo.service.client_answers import Answered, EmbeddingTable, ValidationTable
 from albireo.service.client_asking import Asking, accepted, gone, instead
 from albireo.service.client_collections import AsyncCollection
+from albireo.service.client_generation import DRAWS, DrawsTable
 from albireo.service.client_predictions import PredictionTable, RedshiftResult
 from albireo.service.client_reading import Reading
 from albireo.service.client_requests import Batch, Limits, Request, loaded
@@ -126,6 +127,24 @@ class AsyncClient(Asking):
         """As `Client.detokenize`."""
         questions = verbs.detokenize(tokens, await self._known_limits())
         return decoded_table([await self._ask(question) for question in questions])
+
+    async def generate(
+        self,
+        given: Any,
+        target: str,
+        *,
+        sources: str | Sequence[str] | None = None,
+        mask: Sequence[int] | None = None,
+        keep: Any = None,
+        draws: int = DRAWS,
+        seed: int = 0,
+        join: bool = False,
+        get_query_payload: bool = False,
+        **options: Any,
+    ) -> DrawsTable:
+        """As `Client.generate`."""
+        verb = verbs.generate(target, sources, mask, keep, draws, seed, join, options)
+        return await self._of_objects(verb, given, get_query_payload)
 
     async def info(self) -> dict[str, Any]:
         """As `Client.info`."""

@@ -96,12 +96,13 @@ def decoded_table(answers: Sequence[Answered]) -> DecodedTable:
         modalities |= answer.content.get("modalities", {})
     columns = {name: column for name, column in about(items).items() if name in ("id", "status", *ERROR)}
     for name, said in modalities.items():
-        columns[name] = _stacked([_numbers(item.get("values", {}).get(name)) for item in items], said["unit"])
+        columns[name] = stacked([numbers_of(item.get("values", {}).get(name)) for item in items], said["unit"])
     meta = envelope(answers) | {"modalities": modalities}
     return DecodedTable(columns, meta=meta)
 
 
-def _numbers(value: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
+def numbers_of(value: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
+    """The numbers of an answer, whose shape it tells; None if it has none."""
     if value is None:
         return None
     if isinstance(value["values"], str):
@@ -110,7 +111,7 @@ def _numbers(value: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
     return np.array(value["values"], np.float32)
 
 
-def _stacked(values: Sequence[NDArray[np.float32] | None], unit: str) -> Any:
+def stacked(values: Sequence[NDArray[np.float32] | None], unit: str) -> Any:
     """(N, ...) with a unit where that is possible, else objects."""
     shapes = {one.shape for one in values if one is not None}
     if len(shapes) != 1:

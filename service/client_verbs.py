@@ -29,6 +29,7 @@ from albireo.service.client_answers import (
     neighbor_table,
     validation_table,
 )
+from albireo.service.client_generation import DRAWN_AT_ONCE, SAMPLING, DrawsTable, asked, draws_table
 from albireo.service.client_predictions import PredictionTable, prediction_table
 from albireo.service.client_reading import Reading
 from albireo.service.client_requests import BATCH_OBJECTS, Batch, Contents, Limits, Request, request_of
@@ -124,6 +125,19 @@ def tokenize(join: bool, reading: Reading) -> Verb[TokenTable]:
     return Verb(
         "tokenizing", "/v1/tokenize", _body(reading, {"join": join}), token_table, reading, join or reading.together
     )
+
+
+def generate(
+    target: str, sources: Any, mask: Any, keep: Any, draws: int, seed: int, join: bool, options: Mapping[str, Any]
+) -> Verb[DrawsTable]:
+    """`options` are those of the sampling and of the reading."""
+    reading = Reading.of({name: value for name, value in options.items() if name not in SAMPLING})
+    sampling = {"draws": draws, "seed": seed} | {name: options[name] for name in SAMPLING if name in options}
+    body = _body(reading, {**asked(target, sources, mask, keep), **sampling, "encoding": "base64", "join": join})
+    return Verb(
+        "drawing", "/v1/generate", body, draws_table, reading, join or reading.together,
+        most=max(1, DRAWN_AT_ONCE // max(1, draws)),
+    )  # fmt: skip
 
 
 def upsert(name: str, join: bool, reading: Reading) -> Verb[AnswerTable]:

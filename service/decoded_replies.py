@@ -1,4 +1,9 @@
-"""What tokens stand for, as the HTTP door answers it: JSON, NumPy archives, FITS."""
+"""What tokens stand for, as the HTTP door answers it: JSON, NumPy archives, FITS.
+
+detokenize_answer             the answer in one of these forms
+numbers_data, modality_data   numbers and what they are, as JSON has them
+objects_hdus, numbers_hdus    the parts of a FITS file of such numbers
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 
 from albireo.models.engine import Engine
 from albireo.observations.catalogs import COLUMNS
+from albireo.observations.errors import AlbireoError
 from albireo.observations.modalities import MODALITIES
 from albireo.service import reply_formats as formats
 from albireo.service.replies import refused, trouble_data
@@ -46,7 +52,7 @@ def detokenize_answer(
     if len(errors) == len(decoded):
         return refused(first_of(errors), [_decoded_data(one, encoding) for one in decoded], request)
     keys = [key for key in known if any(key in one.values for one in decoded)]
-    about = {known[key].name: _modality_data(engine, known[key]) for key in keys}
+    about = {known[key].name: modality_data(engine, known[key]) for key in keys}
     if form.media_type == formats.JSON:
         items = [_decoded_data(one, encoding) for one in decoded]
         content = {**common, "modalities": about, "items": items}
@@ -71,21 +77,22 @@ def _status(one: Decoded) -> str:
 
 
 def _decoded_data(one: Decoded, encoding: Literal["float", "base64"]) -> dict[str, Any]:
-    def numbers(values: NDArray[np.float32]) -> Any:
-        return base64.b64encode(values.astype("<f4").tobytes()).decode() if encoding == "base64" else values.tolist()
-
     return {
         "id": one.id,
         "status": _status(one),
-        "values": {
-            MODALITIES[key].name: {"shape": values.shape, "values": numbers(values)}
-            for key, values in one.values.items()
-        },
+        "values": {MODALITIES[key].name: numbers_data(values, encoding) for key, values in one.values.items()},
         "error": trouble_data(one.error) if one.error else None,
     }
 
 
-def _modality_data(engine: Engine, quantiser: Quantiser) -> dict[str, Any]:
+def numbers_data(values: NDArray[np.float32], encoding: Literal["float", "base64"]) -> dict[str, Any]:
+    """Numbers as `token_schemas.ValuesReply`."""
+    numbers = base64.b64encode(values.astype("<f4").tobytes()).decode() if encoding == "base64" else values.tolist()
+    return {"shape": values.shape, "values": numbers}
+
+
+def modality_data(engine: Engine, quantiser: Quantiser) -> dict[str, Any]:
+    """What the numbers of a modality are, as `token_schemas.DecodedModality`."""
     row = MODALITIES[quantiser.key]
     # Decimals of single precision: 3500.8, not 3500.800048828125.
     wavelength = [float(str(one)) for one in engine.wavelength(row.key)]
@@ -119,49 +126,58 @@ def _fits(
 ) -> bytes:  # fmt: skip
     """OBJECTS, a table of all objects and their errors; for each modality a table of the ids and numbers of those that
     have it, named as the modality; for a spectrum its wavelengths in NAME.WAVELENGTH."""
+    hdus = objects_hdus([(one.id, _status(one), one.error) for one in decoded], common)
+    for key, (values, objects, lengths) in stacks.items():
+        repeated = objects if lengths is None else np.repeat(objects, lengths)
+        hdus += numbers_hdus(
+            about[MODALITIES[key].name], [text_column("id", [decoded[i].id for i in repeated])], values
+        )
+    return fits_content(hdus)
+
+
+def objects_hdus(rows: Sequence[tuple[str | None, str, AlbireoError | None]], common: Mapping[str, Any]) -> list[Any]:
+    """The first HDUs: the envelope in a header, and OBJECTS, the id, status and error of every object."""
     primary = fits.PrimaryHDU()
     for name, text in formats.about(common).items():
         primary.header[CARDS.get(name, name.upper())] = ascii_text(text)
-    texts: dict[str, Sequence[str | None]] = {
-        "id": [one.id for one in decoded],
-        "status": [_status(one) for one in decoded],
-    }
-    texts |= {
-        f"error_{part}": [getattr(one.error, part, None) for one in decoded]
-        for part in ("code", "message", "field", "fix")
-    }
-    hdus = [
-        primary,
-        fits.BinTableHDU.from_columns([_texts(name, cells) for name, cells in texts.items()], name="OBJECTS"),
+    columns = [
+        text_column("id", [name for name, _, _ in rows]),
+        text_column("status", [status for _, status, _ in rows]),
     ]
-    for key, (values, objects, lengths) in stacks.items():
-        row = MODALITIES[key]
-        repeated = objects if lengths is None else np.repeat(objects, lengths)
-        size = int(np.prod(values.shape[1:]))
-        numbers = fits.Column(
-            "values", f"{size}E", unit=fits_unit(row.unit), array=values,
-            dim=None if values.ndim < 3 else "(" + ",".join(str(n) for n in values.shape[:0:-1]) + ")",
-        )  # fmt: skip
-        table = fits.BinTableHDU.from_columns(
-            [_texts("id", [decoded[i].id for i in repeated]), numbers], name=row.name.upper()
-        )
-        said = about[row.name]
-        for card, value in (
-            ("BANDS", ",".join(said["bands"])),
-            ("PIXSCALE", row.pixel_scale),
-            ("CODEC", said["codec"]),
-        ):
-            if value:
-                table.header[card] = value
-        hdus.append(table)
-        if said["wavelength"]:
-            column = fits.Column("wavelength", "E", unit="Angstrom", array=np.array(said["wavelength"], np.float32))
-            hdus.append(fits.BinTableHDU.from_columns([column], name=f"{row.name.upper()}.WAVELENGTH"))
-    out = io.BytesIO()
-    fits.HDUList(hdus).writeto(out)
-    return out.getvalue()
+    columns += [
+        text_column(f"error_{part}", [getattr(error, part, None) for _, _, error in rows])
+        for part in ("code", "message", "field", "fix")
+    ]
+    return [primary, fits.BinTableHDU.from_columns(columns, name="OBJECTS")]
 
 
-def _texts(name: str, cells: Sequence[str | None]) -> Any:
+def numbers_hdus(said: Mapping[str, Any], columns: Sequence[Any], values: NDArray[np.float32]) -> list[Any]:
+    """A table of columns and, behind them, numbers (R, ...) of the modality that `modality_data` says; for a spectrum
+    a table of its wavelengths."""
+    row = MODALITIES[said["key"]]
+    size = int(np.prod(values.shape[1:]))
+    numbers = fits.Column(
+        "values", f"{size}E", unit=fits_unit(row.unit), array=values,
+        dim=None if values.ndim < 3 else "(" + ",".join(str(n) for n in values.shape[:0:-1]) + ")",
+    )  # fmt: skip
+    table = fits.BinTableHDU.from_columns([*columns, numbers], name=row.name.upper())
+    for card, value in (("BANDS", ",".join(said["bands"])), ("PIXSCALE", row.pixel_scale), ("CODEC", said["codec"])):
+        if value:
+            table.header[card] = value
+    if not said["wavelength"]:
+        return [table]
+    column = fits.Column("wavelength", "E", unit="Angstrom", array=np.array(said["wavelength"], np.float32))
+    return [table, fits.BinTableHDU.from_columns([column], name=f"{row.name.upper()}.WAVELENGTH")]
+
+
+def text_column(name: str, cells: Sequence[str | None]) -> Any:
+    """A column of a FITS table; what is not there is empty."""
     values = np.array([ascii_text(cell or "") for cell in cells], "S")
     return fits.Column(name, f"{max(values.itemsize, 1)}A", array=values)
+
+
+def fits_content(hdus: Sequence[Any]) -> bytes:
+    """A FITS file."""
+    out = io.BytesIO()
+    fits.HDUList(list(hdus)).writeto(out)
+    return out.getvalue()

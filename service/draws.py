@@ -1,7 +1,8 @@
 """Draws of a modality for objects: what is asked, what may be known for it, what came of it.
 
-Wanted  what is to be drawn, and what may be known for that
-Drawn   the draws of one object
+Wanted       what is to be drawn, and what may be known for that
+Drawn        the draws of one object
+check_draws  how many of them one request may have
 """
 
 from __future__ import annotations
@@ -15,20 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albireo.models.engine import Engine, Tokens
-from albireo.models.generation import Sampling, target_spec
+from albireo.models.generation import Sampling, n_encoded, target_spec
 from albireo.models.generation import generate as draw
-from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.modalities import MODALITIES
+from albireo.observations.errors import AlbireoError, BadInput, TooLarge
+from albireo.observations.modalities import MODALITIES, modality
 from albireo.observations.observation import Payload
 from albireo.service.core import Outcome, all_or_each, selected, tokenized
 from albireo.service.predictions import Prediction
 from albireo.service.subjects import Subject
+from albireo.service.token_verbs import values_of
+from albireo.service.watch import tally
 from albireo.tokenizers.checkpoint import TokenSpec
 
 Result = TypeVar("Result")
 
 AT_ONCE = 64
-"""Draws that go to the engine in one call, of one object at least: their logits stay below a gigabyte."""
+"""Draws that are on their way at a time, of one object at least."""
+
+MAX_ROUNDS = 1000
+"""Rounds that a request to the service may ask for; no modality has as many tokens."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,18 @@ class Wanted:
                 fix="name it as the target only; mask and keep say which part of it stays known",
             )
 
+    @classmethod
+    def named(
+        cls,
+        target: str,
+        mask: tuple[int, int, int, int] | None = None,
+        keep: tuple[float, float] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> Wanted:
+        """The same by public names of modalities or by token keys; no `sources` are all. BadInput modality_unknown."""
+        known = frozenset(modality(name).key for name in sources) if sources else None
+        return cls(modality(target).key, mask, keep, known)
+
     def dropped(self, engine: Engine) -> NDArray[np.bool_] | None:
         """(n_tokens,) True for the tokens of the target that are drawn; None if that is all of them."""
         if self.mask is not None:
@@ -120,6 +138,17 @@ class Wanted:
         return replace(subject, observation=replace(observation, data=data))
 
 
+def check_draws(objects: int, sampling: Sampling, limit: int) -> None:
+    """TooLarge if a request asks for more draws, of all its objects together, than one may."""
+    if objects * sampling.draws > limit:
+        raise TooLarge(
+            "too_large",
+            f"{sampling.draws} draws for each of {objects} objects, the limit is {limit} draws a request",
+            field="draws",
+            fix="ask for fewer at a time, or raise ALBIREO_MAX_DRAWS",
+        )
+
+
 def generate(
     engine: Engine,
     inputs: Mapping[str, TokenSpec],
@@ -159,9 +188,14 @@ def _drawn(
         progress((rounds - done) * len(outcomes))
         done = rounds
 
-    answers = _answered(outcomes, tokens, lambda batch: draw(engine, batch, target, sampling, tell))
+    with tally().timings.stage("predict"):
+        answers = _answered(outcomes, tokens, lambda batch: draw(engine, batch, target, sampling, tell))
     tell(sampling.rounds)
-    return answers
+    spec = target_spec(engine, target)
+    return [
+        replace(answer, n_tokens=n_encoded(one, target, spec, sampling)) if one and not answer.outcome.error else answer
+        for answer, one in zip(answers, tokens, strict=True)
+    ]
 
 
 def _decoded(engine: Engine, target: str, drawn: Prediction[NDArray[np.int64]], subject: Subject) -> Prediction[Drawn]:
@@ -169,7 +203,9 @@ def _decoded(engine: Engine, target: str, drawn: Prediction[NDArray[np.int64]], 
     if drawn.answer is None:
         return Prediction(drawn.outcome, drawn.modalities)
     given = subject.observation.data.get(target) if subject.observation else None
-    return Prediction(drawn.outcome, drawn.modalities, Drawn(drawn.answer, engine.values(target, drawn.answer), given))
+    with tally().timings.stage("predict"):
+        values = values_of(engine, target, drawn.answer)
+    return Prediction(drawn.outcome, drawn.modalities, Drawn(drawn.answer, values, given), drawn.n_tokens)
 
 
 def _answered(

@@ -20,6 +20,10 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "DetokenizeRequest": {"items": [{"id": "ls-dr10-1", "tokens": {"legacysurvey.flux_r": [217]}}]},
     "PredictOne": {"items": [_ITEM]},
     "PredictRequest": {"heads": ["tok_z"], "items": [_ITEM], "options": {"density": False}},
+    "GenerateRequest": {
+        "items": [_ITEM],
+        "options": {"target": "legacysurvey.flux_r", "from": ["legacysurvey.flux_g"], "draws": 2, "seed": 1},
+    },
     "ObjectsRequest": {"items": [_ITEM]},
     "SearchRequest": {"query": {"inputs": [_PHOTOMETRY]}, "k": 5},
     "CollectionRequest": {"metric": "cosine"},
@@ -50,6 +54,15 @@ _USED = ["legacysurvey.flux_g", "legacysurvey.flux_r"]
 _OBJECT = {"id": "ls-dr10-1", "file": "items.0.inputs.0.ecsv", "ra": 190.045, "dec": 62.883}
 _GOOD = {**_OBJECT, "status": "ok", "n_tokens": 2, "qa_flags": [], "warnings": [], "error": None}
 _QUANTISER = {"key": "tok_flux_r", "codec": "5d1c", "n_tokens": 1, "vocabulary": 512, "grid": [1, 1], "dtype": "uint16"}
+_DECODED = {
+    "key": "tok_flux_r",
+    "unit": "nanomaggy",
+    "axes": ["number"],
+    "bands": [],
+    "wavelength": None,
+    "pixel_scale": None,
+    "codec": "5d1c",
+}
 _HEAD = {
     "name": "tok_z",
     "origin": "built in",
@@ -119,15 +132,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "DetokenizeReply": {
         **_TOKEN_ENVELOPE,
         "modalities": {
-            "legacysurvey.flux_r": {
-                "key": "tok_flux_r",
-                "unit": "nanomaggy",
-                "axes": ["number"],
-                "bands": [],
-                "wavelength": None,
-                "pixel_scale": None,
-                "codec": "5d1c",
-            }
+            "legacysurvey.flux_r": _DECODED,
         },
         "items": [
             {
@@ -135,6 +140,36 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "status": "ok",
                 "values": {"legacysurvey.flux_r": {"shape": [1], "values": [18.3]}},
                 "error": None,
+            }
+        ],
+    },
+    "GenerateReply": {
+        **_TOKEN_ENVELOPE,
+        "timings_ms": {"parse": 0.4, "generate": 5.1},
+        "target": {
+            **_DECODED,
+            "modality": "legacysurvey.flux_r",
+            "axes": ["draw", "number"],
+            "shape": [1],
+        },
+        "known": {"mask": None, "keep": None, "from": ["legacysurvey.flux_g"]},
+        "sampling": {
+            "rounds": 8,
+            "schedule": "cosine",
+            "temperature": 1.0,
+            "cooling": "constant",
+            "top_k": 0,
+            "top_p": 0.0,
+            "guidance": 1.0,
+            "draws": 2,
+            "seed": 1,
+        },
+        "items": [
+            {
+                **_GOOD,
+                "tokens": [[217], [224]],
+                "values": {"shape": [2, 1], "values": [[18.3], [20.1]]},
+                "modalities_used": ["legacysurvey.flux_g"],
             }
         ],
     },

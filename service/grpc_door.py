@@ -60,7 +60,7 @@ class Service:
 
 
 def _embedding(server: grpc.aio.Server, core: Core, settings: Settings, readiness: Readiness) -> None:
-    pb_grpc.add_EmbeddingServicer_to_server(Embedding(settings.max_items), server)
+    pb_grpc.add_EmbeddingServicer_to_server(Embedding(settings.max_items, settings.max_draws), server)
 
 
 def _heads(server: grpc.aio.Server, core: Core, settings: Settings, readiness: Readiness) -> None:

@@ -14,6 +14,7 @@ from albireo.service import grpc_answers as answers
 from albireo.service import grpc_messages as messages
 from albireo.service.descriptions import plain
 from albireo.service.grpc_calls import Call, current
+from albireo.service.grpc_generation import generate
 from albireo.service.grpc_messages import Given
 from albireo.service.grpc_streams import in_order
 from albireo.service.grpc_tokens import detokenize, tokenize
@@ -29,10 +30,11 @@ Stated = TypeVar("Stated", pb.EmbedOptions, pb.PredictOptions)
 
 
 class Embedding(pb_grpc.EmbeddingServicer):
-    """Embeddings. `max_items` objects in one request at most."""
+    """Embeddings. `max_items` objects and `max_draws` draws in one request at most."""
 
-    def __init__(self, max_items: int) -> None:
+    def __init__(self, max_items: int, max_draws: int) -> None:
         self.max_items = max_items
+        self.max_draws = max_draws
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         call = current()
@@ -59,6 +61,10 @@ class Embedding(pb_grpc.EmbeddingServicer):
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
         call = current()
         return await call.work(detokenize, call, request, self.max_items)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        call = current()
+        return await call.work(generate, call, request, self.max_items, self.max_draws)
 
 
 class Heads(pb_grpc.HeadsServicer):

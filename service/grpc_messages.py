@@ -197,7 +197,7 @@ class Given:
 
     @classmethod
     def of_request(
-        cls, request: pb.EmbedRequest | pb.PredictRequest | pb.TokenizeRequest, max_items: int
+        cls, request: pb.EmbedRequest | pb.PredictRequest | pb.TokenizeRequest | pb.GenerateRequest, max_items: int
     ) -> tuple[list[FileReport], Given]:
         """The objects of a request, `max_items` at most, and reports of its files if it has files."""
         if bool(request.items) == bool(request.files):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +36,7 @@ def tokenize(call: Call, request: pb.TokenizeRequest, max_items: int) -> pb.Toke
         occurring = {key for one in made if one.answer for key in one.answer.ids}
     failed = sum(one.outcome.error is not None for one in made)
     return pb.TokenizeResponse(
-        envelope=_envelope(call, sum(one.n_tokens for one in made), failed),
+        envelope=envelope(call, sum(one.n_tokens for one in made), failed),
         quantisers={one.name: _quantiser(one) for key, one in known.items() if key in occurring},
         items=items,
     )
@@ -64,7 +64,7 @@ def detokenize(call: Call, request: pb.DetokenizeRequest, max_items: int) -> pb.
     )
     occurring = {key for one in decoded for key in one.values}
     return pb.DetokenizeResponse(
-        envelope=_envelope(call, tokens, sum(one.error is not None for one in decoded)),
+        envelope=envelope(call, tokens, sum(one.error is not None for one in decoded)),
         modalities=dict(_modalities(engine, (one for key, one in quantisers(engine).items() if key in occurring))),
         items=[
             pb.DecodedItem(
@@ -108,21 +108,24 @@ def _quantiser(one: Quantiser) -> pb.Quantiser:
 def _modalities(engine: Engine, known: Iterable[Quantiser]) -> Iterable[tuple[str, pb.Decoded]]:
     """What the numbers of each modality are."""
     for one in known:
-        row, wavelength = MODALITIES[one.key], engine.wavelength(one.key)
-        yield (
-            row.name,
-            pb.Decoded(
-                unit=row.unit,
-                axes=AXES[row.kind],
-                bands=row.bands or (COLUMNS if row.kind == "catalog" else ()),
-                wavelength=messages.tensor(np.asarray(wavelength, np.float32)) if len(wavelength) else None,
-                pixel_scale=row.pixel_scale or 0.0,
-                codec=one.codec,
-            ),
-        )
+        yield one.name, what_numbers_are(engine, one, AXES[MODALITIES[one.key].kind])
 
 
-def _envelope(call: Call, tokens: int, failed: int) -> pb.TokenEnvelope:
+def what_numbers_are(engine: Engine, quantiser: Quantiser, axes: Sequence[str]) -> pb.Decoded:
+    """What the numbers of a modality are, along these axes."""
+    row, wavelength = MODALITIES[quantiser.key], engine.wavelength(quantiser.key)
+    return pb.Decoded(
+        unit=row.unit,
+        axes=axes,
+        bands=row.bands or (COLUMNS if row.kind == "catalog" else ()),
+        wavelength=messages.tensor(np.asarray(wavelength, np.float32)) if len(wavelength) else None,
+        pixel_scale=row.pixel_scale or 0.0,
+        codec=quantiser.codec,
+    )
+
+
+def envelope(call: Call, tokens: int, failed: int) -> pb.TokenEnvelope:
+    """What answers about tokens carry."""
     engine = call.core.engine
     return pb.TokenEnvelope(
         checkpoint=identity(engine.space("mean")).removesuffix(":mean"),

@@ -12,6 +12,7 @@ from albireo.service import examples, oip_schemas, schemas, token_schemas
 from albireo.service import reply_formats as formats
 from albireo.service.access import SCHEMES, asks_for_key
 from albireo.service.bodies import FILE_TYPES
+from albireo.service.generation_schemas import GenerateRequest
 from albireo.service.prediction_schemas import PredictOne, PredictRequest
 from albireo.service.problems import MEDIA_TYPE, OIP
 from albireo.service.reading_flags import FLAGS, Flag
@@ -26,6 +27,7 @@ MODELS = (
     schemas.SearchRequest,
     token_schemas.TokenizeRequest,
     token_schemas.DetokenizeRequest,
+    GenerateRequest,
     oip_schemas.IndexRequest,
     oip_schemas.InferenceRequest,
     schemas.Problem,
@@ -127,8 +129,9 @@ def _parameters(model: type[schemas.Model]) -> list[dict[str, Any]]:
     if "heads" in model.model_fields:
         rows.append(("heads", {"type": "string"}, "names with commas between them; without a JSON part"))
     options: Any = model.model_fields["options"].annotation
+    fields = {field.alias or name: field for name, field in options.model_fields.items()}
     for name, form in options.in_query.items():
-        rows.append((name, form, f"{options.model_fields[name].description}; without a JSON part"))
+        rows.append((name, form, f"{fields[name].description}; without a JSON part"))
     own = [_query(name, schema, text) for name, schema, text in rows]
     return own + [{"$ref": f"#/components/parameters/{flag.field}"} for flag in FLAGS]
 

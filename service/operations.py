@@ -10,9 +10,10 @@ from fastapi import APIRouter
 from albireo.service import reply_formats as formats
 from albireo.service import schemas
 from albireo.service import token_schemas as tokens
+from albireo.service.generation_routes import GenerationDoors
+from albireo.service.generation_schemas import GenerateReply, GenerateRequest
 from albireo.service.openapi import answers_of, body_of, problems_of
 from albireo.service.prediction_schemas import HeadsReply, PredictOne, PredictReply, PredictRequest
-from albireo.service.token_routes import TokenDoors
 
 INFERENCE = (400, 413, 415, 422, 503, 504)
 """Statuses of problem documents that every operation with a body may answer with."""
@@ -23,7 +24,7 @@ GUARDED = (401, 403, 429)
 NPZ_BODIES = ("application/x-npz", "application/octet-stream")
 
 
-def router(doors: TokenDoors) -> APIRouter:
+def router(doors: GenerationDoors) -> APIRouter:
     """The operations."""
     routes = APIRouter()
 
@@ -71,6 +72,10 @@ def router(doors: TokenDoors) -> APIRouter:
         **body_of(PredictOne),
     )  # fmt: skip
     add("GET", "/v1/heads", doors.heads, HeadsReply)
+    add(
+        "POST", "/v1/generate", doors.generate, GenerateReply, 404, *INFERENCE, offered=formats.DRAWS,
+        **body_of(GenerateRequest),
+    )  # fmt: skip
     add("PUT", "/v1/collections/{c}", doors.put_collection, schemas.CollectionReply, 400, 409, 422, 503)
     add("GET", "/v1/collections", doors.collections, schemas.CollectionsReply, 503)
     add("GET", "/v1/collections/{c}", doors.collection, schemas.CollectionReply, 404, 422, 503)

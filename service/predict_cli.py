@@ -250,7 +250,8 @@ def generate(
         --draws 100 -o z.parquet
     """
     from albireo.models.generation import Sampling
-    from albireo.service.prediction_tables import DrawsWriter, identity
+    from albireo.service.draws_table import DrawsWriter
+    from albireo.service.prediction_tables import identity
 
     wanted = _wanted(target, mask, keep, sources)
     sampling = Sampling(rounds, schedule, temperature, cooling, top_k, top_p, guidance, draws, seed)
@@ -288,12 +289,12 @@ def _wanted(target: str, mask: str | None, keep: str | None, sources: list[str] 
     """What the options ask for; what cannot be is wrong usage."""
     from albireo.service.draws import Wanted
 
-    key = modality(target).key
-    known = None if not sources else frozenset(modality(name).key for name in sources)
     box, wavelengths = _numbers("--mask", mask, 4, int), _numbers("--keep", keep, 2, float)
     try:
-        return Wanted(key, box, wavelengths, known)
+        return Wanted.named(target, box, wavelengths, sources)
     except BadInput as error:
+        if error.code != "option_invalid":
+            raise
         raise typer.BadParameter(error.message, param_hint=f"--{error.field}") from error
 
 

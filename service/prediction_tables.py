@@ -1,4 +1,4 @@
-"""What heads say, and draws, as Parquet: one row per object, or per object and draw; errors in a table beside it.
+"""What heads say as Parquet: one row per object; errors in a table beside it.
 
 The metadata of the schemas says what the numbers are and what computed them.
 """
@@ -9,19 +9,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from albireo.models.engine import Engine
-from albireo.models.generation import Sampling, target_spec
 from albireo.models.heads import LEVELS, Answer
 from albireo.observations.errors import AlbireoError, BadInput
-from albireo.observations.modalities import MODALITIES
-from albireo.service.draws import Drawn, Wanted
-from albireo.service.embedding_table import OUTCOME, WHENCE, WHO, TableWriter, about_object, column, object_columns
+from albireo.service.embedding_table import OUTCOME, WHENCE, WHO, TableWriter, column, object_columns
 from albireo.service.predictions import Answers, Predicted, Prediction, status_of, with_refused
 from albireo.service.shelf import Shelved
 
@@ -157,7 +152,7 @@ class PredictionWriter(TableWriter):
         self.heads, self.pdf = heads, pdf
         space = engine.space("tokens")
         about = {name: one.identity(space, one.edges(engine) if pdf else None) for name, one in heads.items()}
-        super().__init__(path, prediction_schema(heads, pdf, _computed_by(engine) | {"heads": json.dumps(about)}))
+        super().__init__(path, prediction_schema(heads, pdf, computed_by(engine) | {"heads": json.dumps(about)}))
 
     def write(self, predicted: Predicted) -> None:
         """Append a batch."""
@@ -177,68 +172,6 @@ def _refuse_twins(names: Sequence[str]) -> None:
         )
 
 
-class DrawsWriter(TableWriter):
-    """A `TableWriter` of draws: their tokens, and the numbers that these stand for, flat; metadata has their shape."""
-
-    def __init__(self, path: Path, engine: Engine, wanted: Wanted, sampling: Sampling) -> None:
-        numbers = [
-            column("draw", pa.int32(), "meta.number"),
-            column("tokens", pa.list_(pa.int32()), "meta.code"),
-            column("values", pa.list_(pa.float32()), "stat.value", MODALITIES[wanted.target].unit),
-        ]
-        about = _computed_by(engine) | _drawn_what(engine, wanted) | {"sampling": json.dumps(asdict(sampling))}
-        super().__init__(path, pa.schema([*WHO, *numbers, *WHENCE], metadata=about))
-
-    def write(self, predictions: Sequence[Prediction[Drawn]]) -> None:
-        """Append a batch."""
-        good = [one for one in predictions if one.answer is not None]
-        self.append(self._table(good) if good else None, [one.outcome for one in predictions])
-
-    def _table(self, predictions: Sequence[Prediction[Drawn]]) -> pa.Table:
-        drawn = [one.answer for one in predictions if one.answer is not None]
-        rows = [
-            about_object(one.outcome, one.modalities) | {"draw": draw}
-            for one, answer in zip(predictions, drawn, strict=True)
-            for draw in range(len(answer.codes))
-        ]
-        numbers = {
-            "tokens": _lists(np.concatenate([answer.codes for answer in drawn]), np.int32),
-            "values": _lists(np.concatenate([answer.values for answer in drawn]), np.float32),
-        }
-        columns = [
-            numbers[field.name] if field.name in numbers else pa.array([row[field.name] for row in rows], field.type)
-            for field in self.schema
-        ]
-        return pa.table(columns, schema=self.schema)
-
-
-def _lists(values: NDArray[Any], dtype: type[Any]) -> pa.ListArray:
-    """(R, ...) numbers as R lists."""
-    flat = values.reshape(len(values), -1).astype(dtype)
-    return pa.ListArray.from_arrays(np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1], pa.array(flat.ravel()))
-
-
-def _computed_by(engine: Engine) -> dict[str, str]:
+def computed_by(engine: Engine) -> dict[str, str]:
+    """What computed the numbers, and how, as metadata of a table."""
     return {"model": engine.name, "checkpoint": identity(engine)} | asdict(engine.numerics)
-
-
-def _drawn_what(engine: Engine, wanted: Wanted) -> dict[str, str]:
-    """The modality, its unit, the shape of `values` and what runs along it, and what stayed known."""
-    row = MODALITIES[wanted.target]
-    (values,) = engine.values(row.key, np.zeros((1, target_spec(engine, row.key).n_tokens), np.int64))
-    # Decimals of single precision: 3500.8, not 3500.800048828125.
-    wavelength = [float(str(w)) for w in engine.wavelength(row.key)]
-    facts: dict[str, Any] = {
-        "shape": values.shape,
-        "bands": row.bands or None,
-        "wavelength": wavelength or None,
-        "wavelength_unit": "Angstrom, vacuum" if wavelength else None,
-        "mask": wanted.mask,
-        "keep": wanted.keep,
-        "from": None if wanted.sources is None else [r.name for k, r in MODALITIES.items() if k in wanted.sources],
-    }
-    stated = {"target": row.name, "unit": row.unit}
-    for name, fact in facts.items():
-        if fact is not None:
-            stated[name] = fact if isinstance(fact, str) else json.dumps(fact)
-    return stated

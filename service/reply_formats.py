@@ -42,6 +42,7 @@ EMBEDDINGS = (JSON, RAW, NPY, NPZ, *TABLES)
 ROWS = (JSON, *TABLES)
 TOKENS = (JSON, RAW, NPZ)
 NUMBERS = (JSON, NPZ, FITS)
+DRAWS = (JSON, NPZ, ARROW, PARQUET, FITS)
 """What the operations offer; the first is what is given where nothing is asked for."""
 
 ALIGNMENT = 8

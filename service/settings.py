@@ -112,6 +112,9 @@ class Settings(BaseSettings):
         description="most bytes that the files of one request may take in memory together, once they are decompressed",
     )
     max_items: int = Field(default=10_000, gt=0, description="most objects in one request")
+    max_draws: int = Field(
+        default=1000, gt=0, description="most draws that one request may ask for, of all its objects together"
+    )
     keys_file: Path | None = Field(
         default=None,
         description="TOML or JSON file of the hashes of the API keys (see `albireo keys new`), read again when it "

@@ -20,6 +20,7 @@ from albireo.service import token_schemas as schemas
 from albireo.service.bodies import FILE_TYPES, Received, receive
 from albireo.service.core import MAX_NEIGHBOURS
 from albireo.service.decoded_replies import detokenize_answer
+from albireo.service.draws import MAX_ROUNDS
 from albireo.service.problems import Malformed
 from albireo.service.reading_flags import FLAGS
 from albireo.service.replies import reply
@@ -36,6 +37,7 @@ ANSWERS = {
     "search": formats.ROWS,
     "tokenize": formats.TOKENS,
     "detokenize": formats.NUMBERS,
+    "generate": formats.DRAWS,
 }
 """Operations that answer in several formats -> those."""
 
@@ -81,6 +83,8 @@ class TokenDoors(Doors):
             "max_body_bytes": settings.max_body_bytes,
             "max_decompressed_bytes": settings.max_decompressed_bytes,
             "max_items": settings.max_items,
+            "max_draws": settings.max_draws,
+            "max_rounds": MAX_ROUNDS,
             "max_neighbours": MAX_NEIGHBOURS,
             "max_requests": settings.max_requests,
             "max_inflight_bytes": settings.max_inflight_bytes,

@@ -155,6 +155,11 @@ def detokenize(engine: Engine, given: Sequence[Given], codecs: Mapping[str, str]
     ]
 
 
+def values_of(engine: Engine, key: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The numbers (N, ...) of many rows (N, n) of ids; AT_ONCE of them are decoded at a time."""
+    return np.concatenate([engine.values(key, ids[i : i + AT_ONCE]) for i in range(0, len(ids), AT_ONCE)])
+
+
 def _values(engine: Engine, key: str, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32] | AlbireoError]:
     """The numbers of each row of ids, which are equally long."""
     out: list[NDArray[np.float32] | AlbireoError] = []

@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from albireo.index.collection import Collections
-from albireo.service import examples, prediction_schemas, reply_formats, schemas, token_schemas
+from albireo.service import examples, generation_schemas, prediction_schemas, reply_formats, schemas, token_schemas
 from albireo.service.app import create_app
 from albireo.service.bodies import FILE_TYPES
 from albireo.service.core import Core
@@ -128,7 +128,7 @@ def test_every_form_of_a_body_and_of_an_answer_is_shown(document: dict[str, Any]
 
 def models() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for module in (schemas, prediction_schemas, token_schemas):
+    for module in (schemas, prediction_schemas, token_schemas, generation_schemas):
         found |= {name: one for name, one in vars(module).items() if hasattr(one, "model_validate")}
     return found
 
@@ -150,6 +150,7 @@ def test_examples_of_requests_are_answered(served: TestClient, document: dict[st
                 answer = served.request(method, address, files={"request": (None, form["request"])})
             else:
                 query = "?survey=legacysurvey" + "&heads=tok_z" * (path == "/v1/predict")
+                query += "&target=legacysurvey.flux_r" * (path == "/v1/generate")
                 answer = served.request(
                     method, address + query, content=example["value"], headers={"Content-Type": kind}
                 )

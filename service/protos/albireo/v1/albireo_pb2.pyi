@@ -1523,6 +1523,314 @@ class DetokenizeResponse(_message.Message):
 Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
 
 @_typing.final
+class Box(_message.Message):
+    """Pixels x0 <= x < x1, y0 <= y < y1 of an image; row 0 is the bottom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X0_FIELD_NUMBER: _builtins.int
+    Y0_FIELD_NUMBER: _builtins.int
+    X1_FIELD_NUMBER: _builtins.int
+    Y1_FIELD_NUMBER: _builtins.int
+    x0: _builtins.int
+    y0: _builtins.int
+    x1: _builtins.int
+    y1: _builtins.int
+    def __init__(
+        self,
+        *,
+        x0: _builtins.int = ...,
+        y0: _builtins.int = ...,
+        x1: _builtins.int = ...,
+        y1: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x0", b"x0", "x1", b"x1", "y0", b"y0", "y1", b"y1"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Box: _TypeAlias = Box  # noqa: Y015
+
+@_typing.final
+class Range(_message.Message):
+    """Wavelengths in Angstrom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Range: _TypeAlias = Range  # noqa: Y015
+
+@_typing.final
+class GenerateOptions(_message.Message):
+    """As `albireo generate` takes them; what is not stated has the default of the service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    DRAWS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    COOLING_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    TOP_P_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """what is drawn: a modality, by its name"""
+    draws: _builtins.int
+    """independent draws for each object; default 8"""
+    rounds: _builtins.int
+    """passes that build up a draw; default 8"""
+    schedule: _builtins.str
+    """how many tokens a round fills: "cosine" (default) or "linear" """
+    temperature: _builtins.float
+    """default 1; 0 takes what is most probable"""
+    cooling: _builtins.str
+    """of the temperature: "constant" (default), "linear", "power" """
+    top_k: _builtins.int
+    """draw from the k most probable tokens; 0: all"""
+    top_p: _builtins.float
+    """draw from the most probable tokens of this probability; 0: all"""
+    guidance: _builtins.float
+    """1: none; more: draws fit what is given more closely"""
+    seed: _builtins.int
+    """same seed, same object: same draws"""
+    join: _builtins.bool
+    """objects of the same id in several files are one object"""
+    priority: _builtins.str
+    """"interactive" (default) goes before "bulk" """
+    @_builtins.property
+    def mask(self) -> Global___Box:
+        """keep the image but for this box, and fill that in"""
+
+    @_builtins.property
+    def keep(self) -> Global___Range:
+        """keep these wavelengths of the spectrum, and draw the rest"""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """use nothing but these modalities of an object; none: all"""
+
+    @_builtins.property
+    def read(self) -> Global___ReadOptions:
+        """what files do not say"""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        mask: Global___Box | None = ...,
+        keep: Global___Range | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        draws: _builtins.int | None = ...,
+        rounds: _builtins.int | None = ...,
+        schedule: _builtins.str = ...,
+        temperature: _builtins.float | None = ...,
+        cooling: _builtins.str = ...,
+        top_k: _builtins.int | None = ...,
+        top_p: _builtins.float | None = ...,
+        guidance: _builtins.float | None = ...,
+        seed: _builtins.int | None = ...,
+        join: _builtins.bool = ...,
+        read: Global___ReadOptions | None = ...,
+        priority: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_guidance", b"_guidance", "_rounds", b"_rounds", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "draws", b"draws", "guidance", b"guidance", "keep", b"keep", "mask", b"mask", "read", b"read", "rounds", b"rounds", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_guidance", b"_guidance", "_rounds", b"_rounds", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "cooling", b"cooling", "draws", b"draws", "guidance", b"guidance", "join", b"join", "keep", b"keep", "mask", b"mask", "priority", b"priority", "read", b"read", "rounds", b"rounds", "schedule", b"schedule", "seed", b"seed", "sources", b"sources", "target", b"target", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
+    _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
+    _WhichOneofReturnType__guidance: _TypeAlias = _typing.Literal["guidance"]  # noqa: Y015
+    _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
+    _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
+    _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
+    _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__draws) -> _WhichOneofReturnType__draws | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+
+Global___GenerateOptions: _TypeAlias = GenerateOptions  # noqa: Y015
+
+@_typing.final
+class GenerateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Item]: ...
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
+    @_builtins.property
+    def options(self) -> Global___GenerateOptions: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        items: _abc.Iterable[Global___Item] | None = ...,
+        files: _abc.Iterable[Global___File] | None = ...,
+        options: Global___GenerateOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "items", b"items", "model", b"model", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class GeneratedItem(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    MODALITIES_USED_FIELD_NUMBER: _builtins.int
+    N_TOKENS_FIELD_NUMBER: _builtins.int
+    QA_FLAGS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    POS_FIELD_NUMBER: _builtins.int
+    item: _builtins.int
+    id: _builtins.str
+    file: _builtins.str
+    status: _builtins.str
+    n_tokens: _builtins.int
+    """that the encoder read for it, in all rounds of all draws"""
+    @_builtins.property
+    def tokens(self) -> Global___Tensor:
+        """(draws, n) uint16, or uint32 where the vocabulary is larger; absent after an error"""
+
+    @_builtins.property
+    def values(self) -> Global___Tensor:
+        """float32 (draws, ...), what the tokens stand for"""
+
+    @_builtins.property
+    def modalities_used(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the draws rest on"""
+
+    @_builtins.property
+    def qa_flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trouble]: ...
+    @_builtins.property
+    def error(self) -> Global___Trouble: ...
+    @_builtins.property
+    def pos(self) -> Global___SkyPos: ...
+    def __init__(
+        self,
+        *,
+        item: _builtins.int | None = ...,
+        id: _builtins.str | None = ...,
+        file: _builtins.str = ...,
+        status: _builtins.str = ...,
+        tokens: Global___Tensor | None = ...,
+        values: Global___Tensor | None = ...,
+        modalities_used: _abc.Iterable[_builtins.str] | None = ...,
+        n_tokens: _builtins.int = ...,
+        qa_flags: _abc.Iterable[_builtins.str] | None = ...,
+        warnings: _abc.Iterable[Global___Trouble] | None = ...,
+        error: Global___Trouble | None = ...,
+        pos: Global___SkyPos | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_item", b"_item", "error", b"error", "id", b"id", "item", b"item", "pos", b"pos", "tokens", b"tokens", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_item", b"_item", "error", b"error", "file", b"file", "id", b"id", "item", b"item", "modalities_used", b"modalities_used", "n_tokens", b"n_tokens", "pos", b"pos", "qa_flags", b"qa_flags", "status", b"status", "tokens", b"tokens", "values", b"values", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
+    _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
+    _WhichOneofReturnType__item: _TypeAlias = _typing.Literal["item"]  # noqa: Y015
+    _WhichOneofArgType__item: _TypeAlias = _typing.Literal["_item", b"_item"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__item) -> _WhichOneofReturnType__item | None: ...
+
+Global___GeneratedItem: _TypeAlias = GeneratedItem  # noqa: Y015
+
+@_typing.final
+class GenerateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    DRAWN_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    @_builtins.property
+    def envelope(self) -> Global___TokenEnvelope: ...
+    @_builtins.property
+    def drawn(self) -> Global___Decoded:
+        """what the values are; absent if every object failed"""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedItem]: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___TokenEnvelope | None = ...,
+        target: _builtins.str = ...,
+        drawn: Global___Decoded | None = ...,
+        items: _abc.Iterable[Global___GeneratedItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drawn", b"drawn", "envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drawn", b"drawn", "envelope", b"envelope", "items", b"items", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
 class PriorCells(_message.Message):
     """A distribution of redshift: n (V,) of the cells between edges (V + 1,), which increase. Its sum does not matter."""
 

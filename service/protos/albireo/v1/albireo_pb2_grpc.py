@@ -59,6 +59,11 @@ class EmbeddingStub:
                 request_serializer=albireo_dot_v1_dot_albireo__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=albireo_dot_v1_dot_albireo__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_unary(
+                '/albireo.v1.Embedding/Generate',
+                request_serializer=albireo_dot_v1_dot_albireo__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=albireo_dot_v1_dot_albireo__pb2.GenerateResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServicer:
@@ -100,6 +105,14 @@ class EmbeddingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """Draws of a modality that was not observed, given what was: a spectrum from photometry, a hole in an image filled.
+        Each is one possibility as the model sees it, and no measurement.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +140,11 @@ def add_EmbeddingServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=albireo_dot_v1_dot_albireo__pb2.DetokenizeRequest.FromString,
                     response_serializer=albireo_dot_v1_dot_albireo__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=albireo_dot_v1_dot_albireo__pb2.GenerateRequest.FromString,
+                    response_serializer=albireo_dot_v1_dot_albireo__pb2.GenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -264,6 +282,33 @@ class Embedding:
             '/albireo.v1.Embedding/Detokenize',
             albireo_dot_v1_dot_albireo__pb2.DetokenizeRequest.SerializeToString,
             albireo_dot_v1_dot_albireo__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/albireo.v1.Embedding/Generate',
+            albireo_dot_v1_dot_albireo__pb2.GenerateRequest.SerializeToString,
+            albireo_dot_v1_dot_albireo__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

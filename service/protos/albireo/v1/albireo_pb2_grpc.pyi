@@ -61,6 +61,10 @@ class EmbeddingStub:
     """Token ids of the objects, by modality: a few hundred bytes that stand for an object, to keep or to train with."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_albireo_pb2.DetokenizeRequest, _albireo_pb2.DetokenizeResponse]
     """The numbers that token ids stand for: pixels, a spectrum, fluxes, as far as the quantisers keep them."""
+    Generate: _grpc.UnaryUnaryMultiCallable[_albireo_pb2.GenerateRequest, _albireo_pb2.GenerateResponse]
+    """Draws of a modality that was not observed, given what was: a spectrum from photometry, a hole in an image filled.
+    Each is one possibility as the model sees it, and no measurement.
+    """
 
 @_typing.type_check_only
 class EmbeddingAsyncStub(EmbeddingStub):
@@ -77,6 +81,10 @@ class EmbeddingAsyncStub(EmbeddingStub):
     """Token ids of the objects, by modality: a few hundred bytes that stand for an object, to keep or to train with."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_albireo_pb2.DetokenizeRequest, _albireo_pb2.DetokenizeResponse]  # type: ignore[assignment]
     """The numbers that token ids stand for: pixels, a spectrum, fluxes, as far as the quantisers keep them."""
+    Generate: _aio.UnaryUnaryMultiCallable[_albireo_pb2.GenerateRequest, _albireo_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Draws of a modality that was not observed, given what was: a spectrum from photometry, a hole in an image filled.
+    Each is one possibility as the model sees it, and no measurement.
+    """
 
 class EmbeddingServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -120,6 +128,16 @@ class EmbeddingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_albireo_pb2.DetokenizeResponse, _abc.Awaitable[_albireo_pb2.DetokenizeResponse]]:
         """The numbers that token ids stand for: pixels, a spectrum, fluxes, as far as the quantisers keep them."""
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _albireo_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_albireo_pb2.GenerateResponse, _abc.Awaitable[_albireo_pb2.GenerateResponse]]:
+        """Draws of a modality that was not observed, given what was: a spectrum from photometry, a hole in an image filled.
+        Each is one possibility as the model sees it, and no measurement.
+        """
 
 def add_EmbeddingServicer_to_server(servicer: EmbeddingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
