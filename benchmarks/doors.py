@@ -5,7 +5,8 @@
 
 Client and server share the machine's cores, so what counts is the CPU time of the server's process (user and system,
 all threads), not the time that passes. In-process stands for a process that reads the same bytes by the same readers
-and embeds them by the same engine: what a door adds is protocol, parsing of the request and writing of the answer.
+and embeds them by the same engine, its pipeline of threads included: what a door adds is protocol, parsing of the
+request and writing of the answer.
 
     full        16 objects with image, spectrum and photometry: FITS and ECSV parts; JSON, npy, Arrow, FITS, raw answers
     photometry  1,000 objects in one Arrow stream
@@ -154,7 +155,7 @@ def served(checkpoint: Path, work: Path) -> Iterator[tuple[int, str, str]]:
         "ALBIREO_MODEL": str(checkpoint), "ALBIREO_DATA_FOLDER": str(work), "ALBIREO_GRPC_PORT": str(ports[1]),
     }  # fmt: skip
     command = [sys.executable, "-m", "albireo.service.cli", "serve", "--port", str(ports[0])]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{ports[0]}"
     try:
         until = time.monotonic() + 120
@@ -185,8 +186,13 @@ def in_process(connection: Any, checkpoint: str, files: Files, arrow: bytes, alo
     from albireo.service.core import Core
     from albireo.service.settings import Settings
     from albireo.service.subjects import from_reports
+    from albireo.service.tickets import Ticket
+    from albireo.service.watch import UNWATCHED
 
-    core = Core.local(Settings(model=checkpoint))
+    settings = Settings(model=checkpoint)
+    served = Core.local(settings)
+    served.staff(settings.staffing, UNWATCHED)
+    core = served.on(Ticket())
     items = EmbedRequest.model_validate(files.request).items
     single = EmbedRequest.model_validate(alone).items
 

@@ -23,7 +23,7 @@ from typing import Any
 import fastavro
 import numpy as np
 
-from albireo.observations.avro_bounds import check_avro
+from albireo.observations.avro_bounds import check_avro, weight
 from albireo.observations.bands import band_name
 from albireo.observations.epochs import light_curve, mjd_from_jd
 from albireo.observations.errors import AlbireoError, BadInput
@@ -100,9 +100,12 @@ def _registry_id(head: bytes) -> int | None:
 def _records(source: Source) -> Iterator[Record]:
     try:
         check_avro(source)
+        weighed = 0
         for record in fastavro.reader(io.BytesIO(source.content)):
             if not isinstance(record, dict):
                 raise BadInput("damaged_file", "Avro: not a record", file=source.name)
+            weighed += weight(record)
+            source.make(1, weighed)
             yield record
     except (ValueError, EOFError, TypeError, KeyError, IndexError, StopIteration, zlib.error, struct.error,
             UnicodeDecodeError, OverflowError, fastavro.schema.SchemaParseException) as error:  # fmt: skip

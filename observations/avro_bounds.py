@@ -1,6 +1,7 @@
 """Avro containers from strangers: what their blocks unfold to is reckoned before they are unfolded.
 
-A block may be compressed, and it may hold a milliard items that take no bytes: nulls, or records of them.
+A block may be compressed, and it may hold a milliard items that take no bytes: nulls, or records of them. What takes a
+byte in a container takes up to fifty in Python, so records are weighed one by one as they are read.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Any
 
 import fastavro
 
-from albireo.observations.errors import BadInput
+from albireo.observations.errors import BadInput, TooLarge
 from albireo.observations.source import Source
 
 _STEP = 1 << 20
+
+_BLOCK_SHARE = 64
+"""A block may be so much smaller than a file: what is in it is one record at least, which is weighed when it is there."""
 
 _BLOCK = {
     "type": "record",
@@ -43,18 +47,31 @@ def check_avro(source: Source) -> None:
     empty = [one["items"] for one in _parts(schema) if one["type"] == "array" and not _least(one["items"], named)]
     if empty or not _least(schema, named):
         raise BadInput("damaged_file", "Avro: any number of items without a byte", file=source.name, field="schema")
-    if codec == "null":
-        return
-    if codec != "deflate":
+    if codec not in ("null", "deflate"):
         raise BadInput("damaged_file", f"Avro: codec {codec!r}", file=source.name, fix="write it with deflate or null")
     size = 0
     while stream.tell() < len(content):
         block: Any = fastavro.schemaless_reader(stream, _BLOCK, None)
-        unfolding, rest = zlib.decompressobj(-15), block["content"]
-        while rest and not unfolding.eof:
-            size += len(unfolding.decompress(rest, _STEP))
-            source.unfold(size, "blocks")
-            rest = unfolding.unconsumed_tail
+        before = size
+        if codec == "null":
+            size += len(block["content"])
+        else:
+            unfolding, rest = zlib.decompressobj(-15), block["content"]
+            while rest and not unfolding.eof:
+                size += len(unfolding.decompress(rest, _STEP))
+                source.unfold(size, "blocks")
+                rest = unfolding.unconsumed_tail
+        if size - before > source.limit // _BLOCK_SHARE:
+            raise TooLarge(
+                "too_large", f"Avro: a block of {size - before} bytes, the limit is {source.limit // _BLOCK_SHARE}",
+                file=source.name, fix="write smaller blocks",
+            )  # fmt: skip
+
+
+def weight(value: Any) -> int:
+    """Bytes of memory that a record takes, about, beside its texts and numbers of bytes."""
+    inside = value.values() if isinstance(value, dict) else value
+    return 64 + 100 * len(inside) + sum(weight(one) for one in inside if isinstance(one, dict | list))
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,7 @@ from albireo.observations.observation import Bools, Doubles, Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.packed_spectra import Terms
 from albireo.observations.positions import of_row
-from albireo.observations.source import Source
+from albireo.observations.source import OBJECT_BYTES, Source
 from albireo.observations.spectral_terms import known, measured, parse_unit, position, survey_terms
 
 KEY = "tok_spectrum_desi"
@@ -189,6 +189,7 @@ def read_desi(source: Source, options: ReadOptions, companions: Sequence[Source]
         [_read_redrock(other) for other in companions],
     )
     targets = group(fibermap)
+    source.make(len(targets), OBJECT_BYTES + 21 * len(wavelength))  # wavelength, flux, ivar and mask
     items: list[Observation | AlbireoError] = []
     for start in range(0, len(targets), BLOCK):
         block = targets[start : start + BLOCK]

@@ -70,6 +70,7 @@ def read_xp(source: Source, options: ReadOptions, companions: Sequence[Source]) 
     for xp in PHOTOMETERS:
         _check_unit(columns.get(f"{xp}_coefficients"))
     factors = _scalar_factors(columns)
+    source.make(table.rows)
     items: list[Observation | AlbireoError] = []
     for number in range(table.rows):
         try:

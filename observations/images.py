@@ -21,10 +21,11 @@ from albireo.observations.cutouts import check_scale, observe
 from albireo.observations.errors import AlbireoError, BadInput
 from albireo.observations.image_cards import build_scene
 from albireo.observations.image_hdus import is_spectral, load_hdus
+from albireo.observations.modalities import IMAGE_SIZE
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.positions import Position, of_row, read_positions
-from albireo.observations.source import Source
+from albireo.observations.source import OBJECT_BYTES, Source
 
 ID_CARDS = ("OBJID", "TARGETID", "ID", "OBJECT")
 
@@ -69,8 +70,10 @@ def read_fits_image(
         name, origin = _identity(primary, flux[0].header, source.name)
         return [one(name, options.at, None, {"id_from": origin})]
     check_scale(scene, options.resample)
+    positions = _positions(options, companions)
+    source.make(len(positions), OBJECT_BYTES + 9 * len(scene.planes) * IMAGE_SIZE**2)  # flux, ivar and mask
     items: list[Observation | AlbireoError] = []
-    for position in _positions(options, companions):
+    for position in positions:
         if isinstance(position, AlbireoError):
             items.append(position)
             continue

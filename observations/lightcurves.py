@@ -50,8 +50,10 @@ def read_table_lightcurve(source: Source, options: ReadOptions, companions: Sequ
     text = {*EPOCH_COLUMNS["id"], *([options.columns["id"].lower()] if "id" in options.columns else [])}
     table = load_columns(source, text=text)
     reading = _Reading.of(table, source, options)
+    objects = rows_by_id(reading.ids)
+    source.make(len(objects))
     items: Items = []
-    for name, rows in rows_by_id(reading.ids):
+    for name, rows in objects:
         try:
             if not name:
                 raise BadInput("value_missing", "rows without an id", field="id")

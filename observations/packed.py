@@ -334,6 +334,7 @@ class _Entry:
 
 def _objects(archive: Archive, n: int, source: Source) -> list[_Entry | AlbireoError]:
     """Id, (ra, dec) and metadata of each of n objects; to be called when all other arrays have been asked for."""
+    source.make(n)
     stem = PurePath(source.name).name.removesuffix(".npz")
     found = {key: archive.pick(key, names) for key, names in (("id", IDS), ("ra", ("ra",)), ("dec", ("dec",)))}
     for key, array in found.items():

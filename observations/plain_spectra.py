@@ -64,6 +64,7 @@ def read_plain(source: Source, options: ReadOptions, companions: Sequence[Source
     terms = _terms(table, flux, options)
     factor = _noise_factor(noise, kind, flux, options)
     rows = _rows(table, wavelength, flux, noise, mask)
+    source.make(len(rows))
     items: list[Observation | AlbireoError] = []
     for number, cells in enumerate(rows):
         named: dict[str, Any] = _row_values(table, number) if _is_vector(flux) else dict(table.meta)

@@ -58,8 +58,10 @@ def read_plasticc(source: Source, options: ReadOptions, companions: Sequence[Sou
     time, flux, error = table.named("mjd").numbers(), table.named("flux").numbers(), errors.numbers()
     flag = table.find("detected_bool", "detected")
     detected = None if flag is None else flag.numbers() > 0
+    objects = rows_by_id(exact_ids(table.named("object_id")))
+    source.make(len(objects))
     items: Items = []
-    for name, rows in rows_by_id(exact_ids(table.named("object_id"))):
+    for name, rows in objects:
         try:
             if not name:
                 raise BadInput("value_missing", "rows without object_id", field="object_id")

@@ -200,6 +200,7 @@ def read_shard(source: Source, options: ReadOptions, companions: Sequence[Source
                 columns.append((names[name], _Column(names[name], column.combine_chunks(), source)))
             except UnicodeDecodeError as error:  # of the name of a field
                 raise BadInput("damaged_file", f"{kind}: {error}", file=source.name, field=name) from error
+    source.make(table.num_rows)
     plain = table.select(["id", "ra", "dec", "metadata"]).to_pylist()
     flags = table.column("flags").to_pylist() if "flags" in table.column_names else [None] * len(plain)
     items: list[Observation | AlbireoError] = []

@@ -127,6 +127,7 @@ def read_head(source: Source, options: ReadOptions, companions: Sequence[Source]
             file=source.name, field="PTROBS_MAX", fix="give the PHOT file that was written with this HEAD file",
         )  # fmt: skip
     epochs = _Epochs(phot)
+    source.make(head.rows)
     ids = _snids(head, source)
     seen = Counter(ids)
     items: list[Observation | AlbireoError] = []
@@ -220,6 +221,7 @@ def is_text(source: Source) -> bool:
 def read_text(source: Source, options: ReadOptions, companions: Sequence[Source]) -> list[Observation | AlbireoError]:
     """One observation per object block of the text."""
     blocks = _blocks(source.text())
+    source.make(len(blocks))
     seen = Counter(block.header.get("SNID", "") for block in blocks)
     items: list[Observation | AlbireoError] = []
     for i, block in enumerate(blocks):

@@ -23,6 +23,10 @@ MAX_BYTES = 512 << 20
 """Largest file, and largest decompressed content, in bytes."""
 
 
+OBJECT_BYTES = 1500
+"""Of memory that an object takes, beside arrays: an observation with a number or two and where they came from."""
+
+
 class Source:
     """One file, from disk or from a request body. Reading it never changes it.
 
@@ -72,6 +76,16 @@ class Source:
             if self.room is not None:
                 self.room.take(more, self.name)
             self._unfolded[what] = n
+
+    def make(self, n: int, each: int = OBJECT_BYTES) -> None:
+        """Say, before they are made, that `n` objects are made of this file, of so many bytes each: rows of two bytes are
+        objects of a thousand. TooLarge if the room of the request has not so much left; outside of one, as many as one
+        likes."""
+        if self.room is not None:
+            more = n * each - self._unfolded.get("objects", 0)
+            if more > 0:
+                self.room.take(more, self.name)
+                self._unfolded["objects"] = n * each
 
     @cached_property
     def content(self) -> bytes:

@@ -53,8 +53,10 @@ def read_table_catalog(
     ids = exact_ids(id_column) if id_column else [stem] * table.rows
     used = {column.name for column in (*found, *([id_column] if id_column else []))}
     unused = tuple(column.name for column in table.columns if column.name not in used)
+    cutouts = rows_by_id(ids)
+    source.make(len(cutouts))
     items: list[Observation | AlbireoError] = []
-    for name, rows in rows_by_id(ids):
+    for name, rows in cutouts:
         try:
             if not name:
                 raise BadInput("value_missing", "rows without an id", field="id", fix="give each row an id")

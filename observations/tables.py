@@ -54,6 +54,7 @@ def read_table(source: Source, options: ReadOptions, companions: Sequence[Source
     table = load_columns(source, text=id_columns(options))
     if table.rows == 0:
         raise BadInput("empty_file", "the table has no row", file=source.name)
+    source.make(table.rows)
     taken = Taken(set())
     names, flags = row_ids(table, options, source, taken)
     ra, dec = _positions(table, options, taken)

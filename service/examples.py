@@ -285,6 +285,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "request_id": _REQUEST_ID,
     },
     "LiveReply": {"status": "alive"},
+    "StartedReply": {"status": "started"},
     "ReadyReply": {
         "status": "ready",
         "capabilities": {"embed": {"ok": True}, "search": {"ok": True}},

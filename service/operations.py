@@ -76,7 +76,7 @@ def router(doors: GenerationDoors) -> APIRouter:
         "POST", "/v1/generate", doors.generate, GenerateReply, 404, *INFERENCE, offered=formats.DRAWS,
         **body_of(GenerateRequest),
     )  # fmt: skip
-    add("PUT", "/v1/collections/{c}", doors.put_collection, schemas.CollectionReply, 400, 409, 422, 503)
+    add("PUT", "/v1/collections/{c}", doors.put_collection, schemas.CollectionReply, 400, 409, 422, 503, 507)
     add("GET", "/v1/collections", doors.collections, schemas.CollectionsReply, 503)
     add("GET", "/v1/collections/{c}", doors.collection, schemas.CollectionReply, 404, 422, 503)
     add("POST", "/v1/collections/{c}/objects", doors.objects, schemas.ObjectsReply, *heads, 507, **objects)

@@ -21,7 +21,7 @@ from albireo.tokenizers.image import ImageTokenizer
 from albireo.tokenizers.scalar import CoefficientsTokenizer, ScalarTokenizer
 from albireo.tokenizers.segmentation import SegmentationTokenizer
 from albireo.tokenizers.spectrum import SpectrumTokenizer
-from albireo.tokenizers.weights import load, materialise
+from albireo.tokenizers.weights import check_shapes, load, materialise
 
 KINDS: dict[str, type[Tokenizer[Any]]] = {
     "image": ImageTokenizer,
@@ -109,7 +109,7 @@ def build(row: Modality, config: Mapping[str, Any]) -> Tokenizer[Any]:
     """A tokenizer of random weights from its configuration."""
     try:
         return KINDS[row.kind](row, dict(config))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: of torch, for sizes
         raise BadCheckpoint("checkpoint_invalid", f"codec configuration: {error!r}", field=row.key) from error
 
 
@@ -144,6 +144,7 @@ def open_codec(row: Modality, config: Mapping[str, Any], path: Path, device: tor
             name = own_name(stored)
             return name if name is not None and wanted(name) else None
 
+        check_shapes({name: tensor for name, tensor in tokenizer.state_dict().items() if wanted(name)}, path, rename)
         materialise(tokenizer, wanted, device, torch.float32)
         load({name: tensor for name, tensor in tokenizer.state_dict().items() if wanted(name)}, path, rename)
 

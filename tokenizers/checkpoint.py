@@ -103,10 +103,13 @@ class Manifest:
             if wrong := [name for name in files if not LAYOUT.fullmatch(name)]:
                 raise ValueError(f"{wrong[0]!r} is no file of a checkpoint")
             repository, revision = content["codecs_from"]
+            texts = (content["repository"], content["revision"], repository, revision)
+            if not all(isinstance(text, str) for text in texts) or not isinstance(content["license"], str | None):
+                raise ValueError(f"{(*texts, content['license'])} are not all texts")
             return cls(content["repository"], content["revision"], (repository, revision), content["license"], files)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadCheckpoint(
                 "checkpoint_invalid", f"{error!r}", file=str(path), fix="delete the folder and pull the model again"
             ) from error
@@ -184,7 +187,10 @@ class Checkpoint:
     @property
     def dim(self) -> int:
         """Width D of the embeddings."""
-        return int(self.config["dim"])
+        dim = self.config.get("dim")
+        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
+            raise self._invalid(self.folder / CONFIG, f"dim {dim!r}")
+        return dim
 
     @property
     def max_tokens(self) -> int:
@@ -276,8 +282,8 @@ class Checkpoint:
 
     def _domains(self, which: str) -> list[str]:
         named = self.config.get(which)
-        if not isinstance(named, list):
-            raise self._invalid(self.folder / CONFIG, f"no list {which!r}")
+        if not isinstance(named, list) or not all(isinstance(key, str) for key in named):
+            raise self._invalid(self.folder / CONFIG, f"no list {which!r} of names")
         unknown = set(named) - MODALITIES.keys()
         if unknown:
             raise self._invalid(self.folder / CONFIG, f"{which} names unknown modalities: {', '.join(sorted(unknown))}")
@@ -296,7 +302,7 @@ class Checkpoint:
     def _json(self, path: Path) -> dict[str, Any]:
         try:
             content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._invalid(path, str(error)) from error
         if not isinstance(content, dict):
             raise self._invalid(path, "not a JSON object")
@@ -311,8 +317,11 @@ class Checkpoint:
                     raise ValueError("header longer than the file")
                 header = json.loads(stream.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            return {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in tensors.items()}
-        except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+            shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+            if not all(isinstance(n, int) and n >= 0 for shape in shapes.values() for n in shape):
+                raise ValueError("a tensor of no shape")
+            return {name: (str(entry["dtype"]), shapes[name]) for name, entry in tensors.items()}
+        except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._invalid(path, str(error)) from error
 
     def _invalid(self, path: Path, message: str) -> BadCheckpoint:

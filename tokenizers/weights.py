@@ -7,8 +7,10 @@ weights kept and one tensor of the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,27 +31,23 @@ def materialise(module: nn.Module, wanted: Callable[[str], bool], device: torch.
                 registry[name] = nn.Parameter(kept, requires_grad=False) if registry is owner._parameters else kept
 
 
-@torch.no_grad()
-def load(wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str | None] = lambda name: name) -> None:
-    """Copy the tensors of a file into `wanted`: every one of them, in the right shape, and no other.
+def check_shapes(
+    wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str | None] = lambda name: name
+) -> None:
+    """BadCheckpoint unless a file has every tensor of `wanted`, in the right shape, and no other; nothing is read.
 
-    rename  name in the file -> name in `wanted`, or None for a tensor that is not read
-    Raises BadCheckpoint if the file is damaged or does not fit.
+    A configuration may state any size: before there is storage for it, the file must have as many numbers.
     """
     left, wrong = set(wanted), set()
-    try:
-        with safe_open(path, framework="pt") as file:
-            for stored in file.keys():  # noqa: SIM118 - not a mapping
-                name = rename(stored)
-                if name is None:
-                    continue
-                if name not in wanted or tuple(file.get_slice(stored).get_shape()) != tuple(wanted[name].shape):
-                    wrong.add(stored)
-                else:
-                    wanted[name].copy_(file.get_tensor(stored))
-                    left.discard(name)
-    except (OSError, SafetensorError) as error:
-        raise BadCheckpoint("checkpoint_invalid", str(error), file=str(path)) from error
+    with _opened(path) as file:
+        for stored in file.keys():  # noqa: SIM118 - not a mapping
+            name = rename(stored)
+            if name is None:
+                continue
+            if name not in wanted or tuple(file.get_slice(stored).get_shape()) != tuple(wanted[name].shape):
+                wrong.add(stored)
+            else:
+                left.discard(name)
     if wrong or left:
         named = sorted(wrong | left)
         raise BadCheckpoint(
@@ -58,6 +56,30 @@ def load(wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str |
             file=str(path),
             fix="config.json and model.safetensors must belong together",
         )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise BadCheckpoint("checkpoint_invalid", str(error), file=str(path)) from error
+
+
+@torch.no_grad()
+def load(wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str | None] = lambda name: name) -> None:
+    """Copy the tensors of a file into `wanted`: every one of them, in the right shape, and no other.
+
+    rename  name in the file -> name in `wanted`, or None for a tensor that is not read
+    Raises BadCheckpoint if the file is damaged or does not fit.
+    """
+    check_shapes(wanted, path, rename)
+    with _opened(path) as file:
+        for stored in file.keys():  # noqa: SIM118 - not a mapping
+            name = rename(stored)
+            if name is not None:
+                wanted[name].copy_(file.get_tensor(stored))
 
 
 def save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -290,6 +290,14 @@ def avro_of_zeros() -> bytes:
     return _avro(_ZTF % '"bytes"', "deflate", 1, b"".join([*parts, pack.flush()]))
 
 
+def avro_of_small_records(blocks: int = 100) -> bytes:
+    """Records of four bytes, each of which becomes a dict."""
+    count = 16_000
+    whole = _avro(_ZTF % '"long"', "null", count, _zigzag(0) * 4 * count)
+    block = whole[whole.index(bytes(16)) + 16 :]
+    return whole + block * (blocks - 1)
+
+
 def avro_of_nulls() -> bytes:
     return _avro(_ZTF % '{"type":"array","items":"null"}', "null", 1, _ALERT + _zigzag(10**9) + b"\x00")
 

@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 from albireo.observations.arrow import arrow_table
 from albireo.observations.errors import TooLarge
 from albireo.observations.observation import Image, Observation
+from albireo.observations.options import ReadOptions
 from albireo.observations.reading import read_files
 from albireo.observations.room import Room, room_for
 from albireo.observations.source import Source
@@ -113,6 +114,49 @@ def test_files_of_a_request_share_a_room() -> None:
     codes = [report.error.code if report.error else None for report in reports]
     assert codes == ["unknown_format", "unknown_format", "too_large", "too_large"]
     assert read_files([Source("alone.gz", one)])[0].error.code == "unknown_format"
+
+
+def _rows() -> list[bytes]:
+    return [b"id,flux_g\n" + b"".join(b"a%d,1\n" % n for n in range(100_000))]
+
+
+def _records() -> list[bytes]:
+    return [bombs.avro_of_small_records()]
+
+
+def _places() -> list[bytes]:
+    y, x = np.mgrid[:200, :200] - 99.5
+    cards = {
+        "SURVEY": "LegacySurvey",
+        "BANDS": "griz",
+        "BUNIT": "nanomaggy",
+        "CTYPE1": "RA---TAN",
+        "CTYPE2": "DEC--TAN",
+    }
+    cards |= {"CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 100.5, "CRPIX2": 100.5, "CD1_1": -7.3e-5, "CD2_2": 7.3e-5}
+    hdu = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 60) * np.ones((4, 1, 1), ">f4"))
+    hdu.header.update(cards)
+    stream = io.BytesIO()
+    fits.HDUList([hdu]).writeto(stream)
+    return [stream.getvalue(), b"id,ra,dec\n" + b"".join(b"%d,150,2\n" % n for n in range(1000))]
+
+
+@pytest.mark.parametrize("made", [_rows, _records, _places])
+def test_objects_have_room_too(made: Callable[[], list[bytes]]) -> None:
+    """A row of a few bytes is an object of a thousand, a place in a mosaic one of three hundred thousand."""
+    contents, options = made(), ReadOptions(survey="legacysurvey", positions="f1" if made is _places else None)
+    with peak() as grown, room_for(16 << 20):
+        report, *_ = read_files([Source(f"f{n}", content) for n, content in enumerate(contents)], options)
+    assert report.error is not None
+    assert report.error.code == "too_large"
+    assert "ALBIREO_MAX_DECOMPRESSED_BYTES" in str(report.error)
+    assert grown() < 16 * 2 * (1 << 20) + SLACK
+    few = [contents[0][: contents[0].index(b"a9,")] if made is _rows else contents[0], *(c[:40] for c in contents[1:])]
+    if made is not _records:
+        with room_for(16 << 20):
+            report, *_ = read_files([Source(f"f{n}", content) for n, content in enumerate(few)], options)
+        assert report.error is None, report.error
+        assert isinstance(report.items[0], Observation)
 
 
 def test_a_room_takes_nothing_that_it_cannot_hold() -> None:
