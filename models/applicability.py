@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from albireo.models.head_arrays import taken
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Image, Observation, Scalar
 
@@ -88,6 +89,19 @@ class Coverage:
     brightness: Mapping[str, tuple[float, float]]
     bands: Mapping[str, Mapping[str, float]]
     z_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        """ValueError or TypeError for what cannot be: it may come from a file."""
+        if unknown := set(self.modalities) - MODALITIES.keys():
+            raise ValueError(f"no modalities {sorted(map(str, unknown))}")
+        shares = [self.n, *self.modalities.values(), *self.sets.values()]
+        shares += [number for pair in self.brightness.values() for number in pair]
+        shares += [share for bands in self.bands.values() for share in bands.values()]
+        shares += [] if self.z_limit is None else [self.z_limit]
+        if not all(isinstance(number, int | float) for number in shares):
+            raise TypeError("a coverage of something else than numbers")
+        if any(len(pair) != 2 for pair in self.brightness.values()):
+            raise ValueError("a range of brightness of something else than two numbers")
 
     @classmethod
     def of(cls, facts: Sequence[Facts], keys: Sequence[Sequence[str]], z_limit: float | None) -> Coverage:
@@ -197,8 +211,13 @@ class Typicality:
     def restore(cls, arrays: Mapping[str, NDArray[np.float64]]) -> Typicality:
         """From what `arrays` gave."""
         marked = "reference."
-        reference = {name.removeprefix(marked): x for name, x in arrays.items() if name.startswith(marked)}
-        return cls(arrays["mean"], arrays["basis"], arrays["variance"], float(arrays["rest"][0]), reference)
+        names = [name for name in arrays if name.startswith(marked)]
+        reference = {name.removeprefix(marked): taken(arrays, name, None) for name in names}
+        if "all" not in reference:
+            raise KeyError("reference.all")
+        mean = taken(arrays, "mean", None)
+        basis = taken(arrays, "basis", None, len(mean))
+        return cls(mean, basis, taken(arrays, "variance", len(basis)), float(taken(arrays, "rest", 1)[0]), reference)
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """What a head file must keep of it."""

@@ -15,6 +15,7 @@ from torch.nn import functional as nnf
 
 from albireo.models.applicability import RANGE
 from albireo.models.calibration import conformal_quantile, log_softmax, temperature
+from albireo.models.head_arrays import taken
 from albireo.models.head_tasks import Line, Sample, Told
 from albireo.models.heads import LEVELS, Card, Number, Prior
 from albireo.models.redshift import Posterior
@@ -72,8 +73,12 @@ class Density:
 
     @classmethod
     def restore(cls, card: Card, arrays: Mapping[str, Array]) -> Density:
-        centre, spread, low, high, temper = arrays["scalars"].tolist()
-        return cls(arrays["edges"], centre, spread, arrays["prior"], low, high, temper, arrays["levels"])
+        centre, spread, low, high, temper = taken(arrays, "scalars", 5).tolist()
+        edges, levels = taken(arrays, "edges", None), taken(arrays, "levels", len(LEVELS))
+        prior = taken(arrays, "prior", len(edges) - 1)
+        if not (np.diff(edges) > 0).all() or edges[0] <= -1:
+            raise ValueError("edges of redshift that do not increase")
+        return cls(edges, centre, spread, prior, low, high, temper, levels)
 
     def arrays(self) -> dict[str, Array]:
         scalars = np.array([self.centre, self.spread, self.low, self.high, self.temperature])

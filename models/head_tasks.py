@@ -23,6 +23,7 @@ from torch.nn import functional as nnf
 
 from albireo.models.applicability import RANGE
 from albireo.models.calibration import conformal_quantile, log_softmax, temperature
+from albireo.models.head_arrays import taken
 from albireo.models.heads import LEVELS, Card, Number, Prior
 from albireo.models.redshift import Posterior
 from albireo.observations.errors import BadInput
@@ -118,7 +119,9 @@ class Quantiles:
     @classmethod
     def restore(cls, card: Card, arrays: Mapping[str, Array]) -> Quantiles:
         conformalised = card.plan["interval"] == "cqr"
-        centre, spread, low, high, widths = (arrays[name] for name in ("centre", "spread", "low", "high", "widths"))
+        n = len(card.targets)
+        centre, spread, low, high = (taken(arrays, name, n) for name in ("centre", "spread", "low", "high"))
+        widths = taken(arrays, "widths", n, len(LEVELS))
         return cls(card.targets, card.units, centre, spread, low, high, conformalised, widths)
 
     @property
@@ -217,7 +220,8 @@ class Classes:
 
     @classmethod
     def restore(cls, card: Card, arrays: Mapping[str, Array]) -> Classes:
-        return cls(card.classes, arrays["weights"], float(arrays["temperature"][0]))
+        weights = taken(arrays, "weights", len(card.classes))
+        return cls(card.classes, weights, float(taken(arrays, "temperature", 1)[0]))
 
     @property
     def n_outputs(self) -> int:

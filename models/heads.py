@@ -152,8 +152,16 @@ class Card:
             for part, targets in card["metrics"].items()
         }
         curve = tuple((float(a), float(b)) for a, b in card["curve"])
-        if card["task"] not in TASKS:
-            raise ValueError(f"task {card['task']!r}")
+        for name, known in (("task", TASKS), ("pooling", POOLINGS), ("network", NETWORKS)):
+            if card[name] not in known:
+                raise ValueError(f"{name} {card[name]!r}")
+        texts = [card[name] for name in ("name", "space", "checkpoint", "labels_sha256")]
+        if not all(isinstance(text, str) for text in (*texts, *lists["targets"], *lists["units"], *lists["classes"])):
+            raise ValueError("a name that is no text")
+        if len(lists["units"]) != len(lists["targets"]) or not isinstance(card["dim"], int) or card["dim"] < 1:
+            raise ValueError(f"{len(lists['units'])} units, dim {card['dim']!r}")
+        if not isinstance(card["plan"]["queries"], int) or not isinstance(card["coverage"], Mapping):
+            raise ValueError("a plan or a coverage of something else")
         return cls(**{**card, **lists, "metrics": metrics, "curve": curve})
 
     def as_json(self) -> dict[str, Any]:
@@ -214,7 +222,7 @@ class Head:
         card = Card.open(path)
         try:
             return cls(card, load_file(path))
-        except (OSError, SafetensorError, TypeError) as error:
+        except (OSError, SafetensorError, TypeError, ValueError, AttributeError, KeyError) as error:
             raise _no_head(path, error) from error
 
     def save(self, path: Path) -> None:
@@ -309,11 +317,19 @@ class Head:
 
         card = self.card
         kinds, queries = n_kinds(card.pooling, list(self.coverage.modalities)), card.plan["queries"]
-        network = HeadNetwork(card.pooling, card.network, card.dim, kinds, queries, self._task.n_outputs)
-        try:
-            network.load_state_dict({name: torch.from_numpy(x) for name, x in self._under("network").items()})
-        except RuntimeError as error:
-            raise _no_head(Path(card.name), error) from error
+        sizes = (card.pooling, card.network, card.dim, kinds, queries, self._task.n_outputs)
+        arrays = self._under("network")
+        with self._restoring():
+            with torch.device("meta"):  # a card may state any size: before it is taken, the arrays must have it
+                wanted = HeadNetwork(*sizes).state_dict()
+            given = {name: torch.from_numpy(x) for name, x in arrays.items()}
+            stated, found = (
+                {name: (tuple(x.shape) or (1,), x.dtype) for name, x in tensors.items()} for tensors in (wanted, given)
+            )
+            if stated != found:
+                raise ValueError("its network is not of the sizes that its card states")
+            network = HeadNetwork(*sizes)
+            network.load_state_dict(given)
         return network.eval()
 
     @cached_property
@@ -330,14 +346,17 @@ class Head:
     @cached_property
     def _typicality(self) -> Typicality:
         with self._restoring():
-            return Typicality.restore(self._under("typicality"))
+            made = Typicality.restore(self._under("typicality"))
+            if len(made.mean) != (features := self._network.readout.in_features):
+                raise ValueError(f"typicality of {len(made.mean)} features, the network has {features}")
+            return made
 
     @contextmanager
     def _restoring(self) -> Iterator[None]:
         """Around what makes something of the arrays and the card: if they are not what they should be, head_invalid."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: of torch
             raise _no_head(Path(self.card.name), error) from error
 
     def _under(self, group: str) -> dict[str, NDArray[Any]]:

@@ -142,7 +142,11 @@ class Archive:
             data = stream.read(expected)  # whatever is behind it
         if len(data) != expected:
             raise BadInput("damaged_file", "shorter than its header says", file=self._source.name, field=name)
-        array: NDArray[Any] = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+        array: NDArray[Any]
+        if dtype.itemsize:
+            array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+        else:  # elements without bytes, of which there is no buffer
+            array = np.zeros(shape, dtype)
         array = array.astype(dtype.newbyteorder("="), copy=False)
         if dtype.kind == "U":
             self._check_text(name, array)

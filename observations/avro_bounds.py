@@ -19,7 +19,7 @@ from albireo.observations.source import Source
 _STEP = 1 << 20
 
 _BLOCK_SHARE = 64
-"""A block may be so much smaller than a file: what is in it is one record at least, which is weighed when it is there."""
+"""By which a block must be smaller than a file may be: it is one record at least, which is weighed when it is there."""
 
 _BLOCK = {
     "type": "record",

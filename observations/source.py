@@ -78,9 +78,11 @@ class Source:
             self._unfolded[what] = n
 
     def make(self, n: int, each: int = OBJECT_BYTES) -> None:
-        """Say, before they are made, that `n` objects are made of this file, of so many bytes each: rows of two bytes are
-        objects of a thousand. TooLarge if the room of the request has not so much left; outside of one, as many as one
-        likes."""
+        """Say, before they are made, that `n` objects are made of this file, of so many bytes each.
+
+        A row of a few bytes is an object of a thousand. TooLarge if the room of the request has not so much left; a
+        file without a request may hold as many as one likes.
+        """
         if self.room is not None:
             more = n * each - self._unfolded.get("objects", 0)
             if more > 0:

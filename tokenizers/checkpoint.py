@@ -109,7 +109,7 @@ class Manifest:
             return cls(content["repository"], content["revision"], (repository, revision), content["license"], files)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadCheckpoint(
                 "checkpoint_invalid", f"{error!r}", file=str(path), fix="delete the folder and pull the model again"
             ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,6 +284,39 @@ def test_a_prior_that_cannot_be_used_is_refused(redshift: Head, classes: Head, o
         with pytest.raises(BadInput) as caught:
             head.predict(other.embeddings, other.observations, prior)
         assert caught.value.code == "option_invalid"
+
+
+def test_arrays_of_other_shapes(head: Head, classes: Head, redshift: Head, other: Toys) -> None:
+    """Every array of a file that is left out, has an axis more, or is of another type: told, whatever it is for."""
+    for whole, name in [(one, name) for one in (head, classes, redshift) for name in one.arrays]:
+        if name.startswith("typicality.reference.") and not name.endswith(".all"):
+            continue  # of one set of modalities: there is one comparison less
+        array = whole.arrays[name]
+        for spoilt in (None, array.astype(np.int16), np.stack([array, array]), array[:0]):
+            arrays = {key: one for key, one in (whole.arrays | {name: spoilt}).items() if one is not None}
+            with pytest.raises(BadInput, match="head_invalid"):
+                Head(whole.card, arrays).predict(other.embeddings[:1], other.observations[:1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pooling": "other"}, {"network": []}, {"dim": 1 << 40}, {"dim": "16"}, {"dim": True}, {"units": []},
+        {"units": [5]}, {"targets": [{}]}, {"name": {}}, {"plan": []}, {"plan": {"queries": "x", "interval": "cqr"}},
+        {"coverage": []},
+        {"coverage": {"n": 1, "modalities": {"tok_none": 1.0}, "sets": {}, "brightness": {}, "bands": {}}},
+        {"coverage": {"n": 1, "modalities": {"tok_flux_g": "x"}, "sets": {}, "brightness": {}, "bands": {}}},
+        {"coverage": {"n": 1, "modalities": {}, "sets": {}, "brightness": {"tok_flux_g": [1]}, "bands": {}}},
+        {"coverage": {"n": 1, "modalities": {}, "sets": [], "brightness": {}, "bands": {}}},
+        {"coverage": {"n": 1}}, {"metrics": []}, {"curve": [[1]]},
+    ],
+)  # fmt: skip
+def test_cards_of_other_types(head: Head, other: Toys, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """No size that a card states is taken before the arrays have it."""
+    path = tmp_path / "head.safetensors"
+    save_file(dict(head.arrays), path, {"albireo.head": json.dumps(head.card.as_json() | changes)})
+    with pytest.raises(BadInput, match="head_invalid"):
+        Head.open(path).predict(other.embeddings[:1], other.observations[:1])
 
 
 def test_a_prior_on_other_cells_keeps_its_shape() -> None:

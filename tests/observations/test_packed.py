@@ -400,3 +400,13 @@ def test_catalogs_beside_what_is_no_image() -> None:
     columns = {f"catalog_{name}": [[48]] for name in ("x", "y", "shape_e1", "shape_e2", "shape_r")}
     for shape in ((), (5,)):
         assert code_of(archive({"images": np.ones(shape), **columns, **LEGACY})) == "shape_mismatch"
+
+
+def test_elements_without_bytes() -> None:
+    for kind in ("<U0", "|S0", "|V0"):
+        stream = io.BytesIO(archive({"image": pixels(3, 96, 96), **LEGACY}).content)
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": kind, "fortran_order": False, "shape": (2,)})
+        with zipfile.ZipFile(stream, "a") as more:
+            more.writestr("ids.npy", head.getvalue())
+        assert code_of(Source("a.npz", stream.getvalue())) == "shape_mismatch"

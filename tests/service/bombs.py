@@ -294,7 +294,7 @@ def avro_of_small_records(blocks: int = 100) -> bytes:
     """Records of four bytes, each of which becomes a dict."""
     count = 16_000
     whole = _avro(_ZTF % '"long"', "null", count, _zigzag(0) * 4 * count)
-    block = whole[whole.index(bytes(16)) + 16 :]
+    block = whole[whole.index(bytes(17)) + 17 :]  # behind the end of the header and its mark
     return whole + block * (blocks - 1)
 
 
