@@ -80,9 +80,10 @@ class Sender:
 
     async def ask(self, request: bytes) -> Answer:
         began = time.monotonic()
-        for again in (True, False):
-            kept = bool(self._idle)
-            reader, writer = self._idle.pop() if kept else await asyncio.open_connection(self.host, self.port)
+        for kept in (bool(self._idle), False):
+            reader, writer = (
+                self._idle.pop() if kept and self._idle else await asyncio.open_connection(self.host, self.port)
+            )
             try:
                 writer.write(request)
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -91,8 +92,8 @@ class Sender:
                 await reader.readexactly(int(fields.get("content-length", 0)))
             except (OSError, asyncio.IncompleteReadError):
                 writer.close()
-                if kept and again:
-                    continue  # the server closed what was kept
+                if kept:
+                    continue  # the server closed what was idle
                 return Answer(began, time.monotonic(), 0, 0.0, "")
             if fields.get("connection", "").lower() == "close":
                 writer.close()

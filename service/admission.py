@@ -20,8 +20,14 @@ from albireo.observations.errors import AlbireoError, Busy, TooLarge, Unavailabl
 from albireo.service.problems import document
 from albireo.service.tickets import Ticket
 
-WEIGHT = 0.1
-"""Of the last request in the mean time between two that leave."""
+WINDOW = 2.0
+"""Seconds of work over which is counted how many requests leave, at least."""
+
+TOGETHER = 0.01
+"""Share of it within which two that leave were computed together."""
+
+MOMENTS = 3
+"""Times at which some have left, at least: the first of those that are computed together says nothing."""
 
 LONGEST_RETRY = 300.0
 """Seconds after which a refused request is told to come back at most."""
@@ -51,6 +57,8 @@ class Admission:
         self.bytes = 0
         self._interval = 0.0
         self._since = 0.0
+        self._last = 0.0
+        self._left = self._moments = 0
         self._closed = False
         self._lock = threading.Lock()
 
@@ -74,7 +82,7 @@ class Admission:
             if delay > self.max_delay:
                 raise self._busy(f"a request would wait {delay:.0f} s", delay - self.max_delay)
             if not self.requests:
-                self._since = self.clock()
+                self._begin(self.clock())
             self.requests += 1
             self.bytes += n_bytes
         return Place(self, n_bytes)
@@ -110,14 +118,26 @@ class Admission:
                 raise self._busy(f"{self.bytes} bytes of bodies are inside", self._interval)
             self.bytes += n_bytes
 
+    def _begin(self, now: float) -> None:
+        """Count from now on who leaves."""
+        self._since, self._last = now, now
+        self._left = self._moments = 0
+
+    def _count(self, now: float) -> None:
+        """One leaves. How fast requests are done while there is work is known when some have left several times."""
+        if now - self._last > TOGETHER * (now - self._since):
+            if self._moments >= MOMENTS and self._last - self._since >= WINDOW:
+                self._interval = (self._last - self._since) / self._left
+                self._since, self._left, self._moments = self._last, 0, 0
+            self._moments += 1
+        self._left += 1
+        self._last = now
+
     def _leave(self, n_bytes: int, worked: bool) -> None:
         with self._lock:
             now = self.clock()
             if worked:
-                # Between two that leave, while there is work: how fast requests are done, however many at once.
-                took = now - self._since
-                self._interval += (took - self._interval) * (WEIGHT if self._interval else 1.0)
-                self._since = now
+                self._count(now)
             self.requests -= 1
             self.bytes -= n_bytes
 

@@ -24,6 +24,9 @@ from albireo.service.watch import Tally, current
 WEIGHT = 0.2
 """Of the last batch in the mean rate."""
 
+TELLING = 0.25
+"""Share of the budget that a batch must have to say how fast work is done: small ones take nearly as long."""
+
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
@@ -175,13 +178,15 @@ class Batcher(Generic[Given, Result]):
         if batch:
             with self._changed:
                 self._computing -= 1
-                rate = sum(work.cost for work in batch) / max(self.clock() - batch[0].taken, 1e-6)
-                self._rate += (rate - self._rate) * (WEIGHT if self._rate else 1.0)
+                cost = sum(work.cost for work in batch)
+                rate = cost / max(self.clock() - batch[0].taken, 1e-6)
+                if cost >= TELLING * self.budget or (self._rate and rate > self._rate):
+                    self._rate += (rate - self._rate) * (WEIGHT if self._rate else 1.0)
                 self._changed.notify_all()
 
     @property
     def seconds(self) -> float:
-        """How long what waits will take, as fast as batches were computed lately; 0 before there was one."""
+        """How long what waits will take, as fast as batches were computed lately; 0 before there was one that tells."""
         return self.waiting / (self._rate * self.parallel) if self._rate else 0.0
 
     def _too_large(self, cost: int) -> TooLarge:

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from fastapi.testclient import TestClient
 
 from albireo.observations.errors import Busy, TooLarge, Unavailable
-from albireo.service.admission import LONGEST_RETRY, Admission
+from albireo.service.admission import LONGEST_RETRY, Admission, Place
 from albireo.service.app import create_app
 from albireo.service.core import Core
 from albireo.service.settings import Settings
@@ -92,6 +93,38 @@ def test_what_would_wait_too_long_is_told_when_to_come_back() -> None:
         clock.now += 0.5
         places.pop().leave()
     admission.enter()
+
+
+def test_one_that_was_slow_alone_says_nothing_of_many_that_are_computed_together() -> None:
+    clock = Clock()
+    admission = Admission(1000, 1 << 30, 20.0, clock=clock)
+    places = [admission.enter() for _ in range(64)]
+    clock.now += 0.5
+    places.pop().leave()  # alone in its batch
+    places.append(admission.enter())  # every client comes again at once
+    for _ in range(5):
+        clock.now += 3.0
+        for n, place in enumerate(places):  # the others in the next one
+            place.leave()
+            places[n] = admission.enter()
+    assert 2 < admission.delay < 4
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_how_long_one_would_wait_is_learnt_under_load(together: int) -> None:
+    """So many are done at a time, six a second, and ever more come: 4 seconds are 24 of them."""
+    clock = Clock()
+    admission = Admission(1000, 1 << 30, 4.0, clock=clock)
+    inside: list[Place] = []
+    for _ in range(60 // together):
+        for _ in range(5 * together):
+            with suppress(Busy):
+                inside.append(admission.enter())
+        clock.now += together / 6
+        for place in inside[:together]:
+            place.leave()
+        inside = inside[together:]
+    assert 20 <= len(inside) <= 30
 
 
 def test_requests_that_failed_say_nothing_of_how_fast_work_is_done() -> None:
