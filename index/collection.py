@@ -232,7 +232,12 @@ class Collection:
             raise BadInput("shape_mismatch", f"{len(excluded)} ids for {len(queries)} queries", field="exclude")
         with self._reading() as revision:
             pairs = self._loaded(revision).search(queries, k, excluded)
-            found = self._rows(list(dict.fromkeys(name for row in pairs for name, _ in row)))
+            names = dict.fromkeys(name for row in pairs for name, _ in row)
+            found = self._rows(list(names))
+            if lost := names.keys() - found.keys():
+                raise damaged(
+                    self._path, f"{len(lost)} objects of collection {self.name!r} are not found by id", field="id"
+                )
         return [[_hit(found[name], score) for name, score in row] for row in pairs]
 
     def delete(self, ids: Sequence[str]) -> int:

@@ -193,7 +193,7 @@ class Limits:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         stated = headers.get(b"content-length", "")
-        if stated.isdigit() and int(stated) > self.max_body_bytes:
+        if stated.isdecimal() and int(stated) > self.max_body_bytes:
             await self._refuse(scope, receive, send)
             return
         taken = 0

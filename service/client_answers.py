@@ -18,13 +18,16 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy import units
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 from astropy.io.registry import IORegistryError
 from astropy.table import QTable
+from astropy.table.meta import YamlParseError
 from numpy.typing import NDArray
 
+from albireo.observations.arrow import row_groups
 from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound
 from albireo.observations.fits_bounds import MAX_HEADER_BYTES, check_beginning
 from albireo.observations.spaces import same_space
@@ -48,20 +51,25 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFound("file_not_found", "there is no such file", file=str(path)) from error
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError, IORegistryError,
-            VerifyError, pa.ArrowException) as error:  # fmt: skip
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, RecursionError,
+            AssertionError, IORegistryError, VerifyError, YamlParseError, pa.ArrowException) as error:  # fmt: skip
         told = str(error).partition("\n")[0] or type(error).__name__
         raise BadInput("damaged_file", told, file=str(path), fix="name a file that `write` wrote") from error
 
 
 def _opened(path: str | Path, **options: Any) -> Any:
-    """A file as astropy reads it; of FITS the first table, after what its header states is checked."""
+    """A file as astropy reads it, after what it states of sizes is checked; of FITS the first table."""
     with Path(path).open("rb") as stream:
         head = stream.read(2 * MAX_HEADER_BYTES)
+    if head[:4] == b"PAR1":
+        row_groups(pq.read_metadata(path))
     if options or head[:6] != b"SIMPLE":
         return QTable.read(path, **options)
     check_beginning(head)
     with fits.open(path, memmap=False) as hdus:
+        place = hdus[1].fileinfo()
+        if place["datLoc"] + place["datSpan"] > Path(path).stat().st_size:
+            raise ValueError("the file ends within its table")
         return QTable.read(hdus[1], format="fits")
 
 

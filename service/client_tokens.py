@@ -39,6 +39,11 @@ class TokenTable(AnswerTable):
     @classmethod
     def _read(cls, path: str | Path, **options: Any) -> Self:
         table = super()._read(path, **options)
+        if missing := {"id", "status", "tokens"} - set(table.colnames):
+            raise ValueError(f"no columns {', '.join(sorted(missing))}")
+        for one in table.meta["quantisers"].values():
+            if not isinstance(one["codec"], str) or one["dtype"] not in ("uint16", "uint32"):
+                raise ValueError(f"a quantiser that is none: {one}")
         table["tokens"] = boxed([_ids(cell, table.meta["quantisers"]) for cell in table["tokens"]])
         return table
 

@@ -226,7 +226,7 @@ def content_of(response: httpx.Response) -> dict[str, Any]:
         content = _from_raw(response.content) if raw else response.json()
         if isinstance(content, dict):
             return content
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, SyntaxError):
         pass
     raise Unavailable("not_ready", f"{response.request.url} answers, and not as Albireo does", field="url")
 
@@ -241,7 +241,7 @@ def _from_raw(content: bytes) -> dict[str, Any]:
     at = 0
     for item in header["items"]:
         if item["shape"] is not None:
-            size = prod(item["shape"])
+            size = _entries(item["shape"])
             item["embedding"] = numbers[at : at + size].reshape(item["shape"])
             at += size
     if at != len(numbers):
@@ -249,12 +249,19 @@ def _from_raw(content: bytes) -> dict[str, Any]:
     return header
 
 
+def _entries(shape: Any) -> int:
+    """Entries of an array of a shape; ValueError if it is none: a text times a number is a long text."""
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"shape {shape!r}")
+    return prod(shape)
+
+
 def _with_tokens(header: dict[str, Any], content: bytes, at: int) -> dict[str, Any]:
     """A header with the tokens of its items, which lie behind it modality by modality."""
     for item in header["items"]:
         item["tokens"] = {}
     for array in header["arrays"]:
-        flat = np.frombuffer(content, array["dtype"], count=prod(array["shape"]), offset=at)
+        flat = np.frombuffer(content, array["dtype"], count=_entries(array["shape"]), offset=at)
         at += flat.nbytes
         stops = np.cumsum(array["lengths"] or [array["shape"][1]] * array["shape"][0])
         for number, ids in zip(array["objects"], np.split(flat, stops[:-1]), strict=True):

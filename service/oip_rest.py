@@ -126,7 +126,8 @@ class OipDoors:
 
 def parsed(model: str, version: str, content: bytes, length: str | None) -> tuple[InferRequest, Callable[[str], bool]]:
     """A body as a request, and which outputs it wants in binary form; `length` bytes of it are JSON, None = all."""
-    if length is not None and not (length.isdigit() and int(length) <= len(content)):
+    whole = length is None or (length.isascii() and length.isdecimal() and len(length) < 20)
+    if length is not None and not (whole and int(length) <= len(content)):
         raise Malformed("request_invalid", f"{length!r} for a body of {len(content)} bytes", field=LENGTH)
     end = len(content) if length is None else int(length)
     weigh(content[:end])  # clients of the protocol do not say that it is JSON

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from dataclasses import fields
 from typing import Any
@@ -31,6 +32,10 @@ CLASSES: dict[str, Any] = {
     one.__name__: one
     for one in (Image, Spectrum, Coefficients, Scalar, LightCurve, SegmentationMap, Catalog, Convention)
 }
+
+
+_PLAIN = re.compile(r"[<>|]([biuf][1248]|U\d{1,6})")
+"""Types of arrays: numbers, and texts of one length."""
 
 
 def pack(payload: Payload) -> bytes:
@@ -73,9 +78,11 @@ def _read(told: Any, content: bytes, at: int) -> tuple[Any, int]:
     if not isinstance(told, dict):
         return told, at
     if "array" in told:
+        if not _PLAIN.fullmatch(told["array"]):
+            raise ValueError(f"an array of {told['array']!r}")
         kind, shape = np.dtype(told["array"]), told["shape"]
-        if kind.hasobject:
-            raise ValueError("an array of objects")
+        if not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ValueError(f"an array of shape {shape!r}")
         count = math.prod(shape)
         array = np.frombuffer(content, kind, count, at).reshape(shape).astype(kind.newbyteorder("="))
         return array, at + count * kind.itemsize

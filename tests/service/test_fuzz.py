@@ -24,13 +24,14 @@ from albireo.service.client_reading import Reading
 from albireo.service.client_tokens import TokenTable
 from albireo.service.client_transport import content_of, refusal
 from albireo.service.keys import read_keys
+from albireo.service.oip_rest import parsed
 from albireo.service.payload_bytes import unpack
 from albireo.service.readiness import KNOWN_ANSWER, KnownAnswer
 from albireo.service.recipe import RECIPE, Recipe
 from albireo.service.remote_tokens import unpacked_result
 from albireo.service.table_bytes import archive_bytes
 from albireo.service.token_replies import given_of
-from tests.service.bombs import fits_of_axes
+from tests.service.bombs import fits_of_axes, parquet_of_rows_of_a_group
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 
@@ -129,6 +130,25 @@ def test_payloads_of_sizes_that_no_integer_holds() -> None:
             unpack(content)
 
 
+def test_payloads_of_types_and_shapes_that_are_none() -> None:
+    """A text in a shape would be multiplied, and a type is a small language of numpy's."""
+    for array in ({"array": ",", "shape": [1]}, {"array": "(2,3)f4", "shape": [1]}, {"array": "O", "shape": [1]},
+                  {"array": "<f4", "shape": ["a" * 100, 1 << 40]}, {"array": "<f4", "shape": [-1]}):  # fmt: skip
+        header = json.dumps({"class": "Coefficients", "values": array}).encode()
+        with pytest.raises(BadInput, match="damaged_file"):
+            unpack(struct.pack("<I", len(header)) + header + bytes(64))
+
+
+def test_lengths_in_digits_that_are_no_numbers(client: TestClient) -> None:
+    """A superscript is a digit to Python, and no number."""
+    for length in ("²", "-1", "1" * 5000, "x"):
+        with pytest.raises(BadInput, match="request_invalid"):
+            parsed("toy", "", b"{}", length)
+    for path in ("/v1/embed", "/v2/models/toy/infer"):
+        headers = {b"content-length": "²".encode("latin-1"), b"content-type": b"application/json"}
+        assert client.post(path, content=b"{}", headers=headers).status_code in ANSWERS
+
+
 def test_files_that_are_nested_deeply(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_bytes(DEEP)
     with pytest.raises(BadInput, match="option_invalid"):
@@ -155,7 +175,10 @@ def test_answers_of_something_else() -> None:
     """Whoever listens at the address of a service."""
     header = json.dumps({"items": [{}], "arrays": [{"dtype": "<u2", "shape": [1 << 70]}]}).encode()
     raw = len(header).to_bytes(4, "little") + header
+    text = raw.replace(str(1 << 70).encode(), json.dumps("a" * 20).encode())
+    assert len(text) == len(raw)
     for kind, content in (
+        ("application/vnd.albireo.raw", text),
         ("application/vnd.albireo.raw", raw),
         ("application/json", DEEP),
         ("application/json", b"[]"),
@@ -184,10 +207,22 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
             path.write_bytes(content)
             with pytest.raises(BadInput, match="damaged_file"):
                 EmbeddingTable.read(path)
-    path = tmp_path / "axes.fits"
-    path.write_bytes(fits_of_axes())
+    for kind, content in (("fits", fits_of_axes()), ("parquet", parquet_of_rows_of_a_group())):
+        (tmp_path / f"bomb.{kind}").write_bytes(content)
+        with pytest.raises(BadInput, match="damaged_file"):
+            EmbeddingTable.read(tmp_path / f"bomb.{kind}")
+    table.write(tmp_path / "long.fits")
+    content = (tmp_path / "long.fits").read_bytes()
+    rows = content.replace(b"NAXIS2  =                    1", b"NAXIS2  =        1000000000000")
+    (tmp_path / "long.fits").write_bytes(rows)
     with pytest.raises(BadInput, match="damaged_file"):
-        EmbeddingTable.read(path)
+        EmbeddingTable.read(tmp_path / "long.fits")
+    for quantiser in ({}, None, {"codec": 5, "dtype": "uint16"}, {"codec": "c", "dtype": "O"}):
+        odd = TokenTable({"id": ["a"], "status": ["ok"], "tokens": ["{}"]}, meta={"quantisers": {"x": quantiser}})
+        odd.meta["json_columns"] = ["tokens"]
+        odd.write(tmp_path / "odd.ecsv", overwrite=True)
+        with pytest.raises(BadInput, match="damaged_file"):
+            TokenTable.read(tmp_path / "odd.ecsv")
 
 
 def test_archives_of_tokens_of_other_shapes() -> None:
@@ -217,3 +252,19 @@ def test_damaged_files_of_collections(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b"CREATE TABLE objects", b"CREATE \xff\xfeBLE objects"))
     with pytest.raises(Unavailable, match="collection_damaged"):
         Collections(path)
+
+
+def test_objects_that_are_not_found_by_their_ids(tmp_path: Path) -> None:
+    """Of which a file says that nothing has changed."""
+    path = tmp_path / "c.sqlite"
+    collections = Collections(path)
+    one = collections.create("c", "space", 2)
+    one.upsert([StoredObject(f"name-{n}", np.ones(2, np.float32)) for n in range(40)])
+    query = np.ones((1, 2), np.float32)
+    assert len(one.search(query, 40, space="space")[0]) == 40
+    with sqlite3.connect(path) as file:
+        file.execute("DELETE FROM objects WHERE id = 'name-7'")
+    file.close()
+    with pytest.raises(Unavailable, match="collection_damaged"):
+        one.search(query, 40, space="space")
+    collections.close()
