@@ -23,6 +23,9 @@ from albireo.service.tickets import Ticket
 WINDOW = 2.0
 """Seconds of work over which is counted how many requests leave, at least."""
 
+WEIGHT = 0.3
+"""Of the last window in the mean: what leaves in batches leaves unevenly."""
+
 TOGETHER = 0.01
 """Share of it within which two that leave were computed together."""
 
@@ -127,7 +130,8 @@ class Admission:
         """One leaves. How fast requests are done while there is work is known when some have left several times."""
         if now - self._last > TOGETHER * (now - self._since):
             if self._moments >= MOMENTS and self._last - self._since >= WINDOW:
-                self._interval = (self._last - self._since) / self._left
+                interval = (self._last - self._since) / self._left
+                self._interval += (interval - self._interval) * (WEIGHT if self._interval else 1.0)
                 self._since, self._left, self._moments = self._last, 0, 0
             self._moments += 1
         self._left += 1
