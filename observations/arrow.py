@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from albireo.observations.parquet_footer import row_groups
 from albireo.observations.parquet_pages import unfolded
 from albireo.observations.source import Source
 
@@ -78,35 +79,19 @@ def _check(size: int, source: Source) -> None:
 
 
 def _parquet(source: Source) -> pa.Table:
-    metadata = pq.read_metadata(io.BytesIO(source.content))
-    groups = row_groups(metadata)
+    groups = row_groups(source.content)
     total = 0
     texts = set()
-    for chunk in (group.column(k) for group in groups for k in range(group.num_columns)):
+    for chunk in (chunk for group in groups for chunk in group.chunks):
         values, size = unfolded(source.content, chunk)
         # Runs take no bytes: a milliard nulls are one.
         total += max(size, values * _WIDTHS.get(chunk.physical_type, _CELL))
         # A text that stands in a dictionary once may be meant by every row.
         if chunk.physical_type == "BYTE_ARRAY" and values * size > source.limit:
             texts.add(chunk.path_in_schema)
-    _check(max(total, metadata.num_rows * metadata.num_columns), source)
+    _check(max(total, sum(group.num_rows * len(group.chunks) for group in groups)), source)
     file = pq.ParquetFile(io.BytesIO(source.content), read_dictionary=sorted(texts))
     return file.read(use_threads=False)
-
-
-def row_groups(metadata: Any) -> list[Any]:
-    """The row groups of a Parquet file. ArrowInvalid if they state other numbers of rows than the file, or than their
-    columns: pyarrow takes memory for as many as a group states."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    for number, group in enumerate(groups):
-        values = min((group.column(k).num_values for k in range(group.num_columns)), default=group.num_rows)
-        if not 0 <= group.num_rows <= values:
-            raise pa.ArrowInvalid(
-                f"row group {number} states {group.num_rows} rows, of a column it has {values} values"
-            )
-    if sum(group.num_rows for group in groups) != metadata.num_rows:
-        raise pa.ArrowInvalid(f"the row groups have other numbers of rows than the file, {metadata.num_rows}")
-    return groups
 
 
 # Arrow IPC

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from albireo.observations.parquet_footer import Chunk
+
 _SIZE, _COMPRESSED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8
 """Numbers of fields of a PageHeader (parquet.thrift); the first field of each kind of page is its number of values."""
 
 _DEPTH = 8
 
 
-def unfolded(content: bytes, chunk: Any) -> tuple[int, int]:
-    """(values, bytes) of a column chunk, as the larger of its footer and its pages says. ValueError if it is damaged.
+def unfolded(content: bytes, chunk: Chunk) -> tuple[int, int]:
+    """(values, bytes) of a chunk of the file `content`, as the larger of its footer and its pages says.
 
-    chunk  ColumnChunkMetaData of the file `content`
+    ValueError if it is damaged.
     """
     start = chunk.data_page_offset
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset:
+    if chunk.dictionary_page_offset:
         start = min(start, chunk.dictionary_page_offset)
     at, end = start, start + chunk.total_compressed_size
     if not 0 <= start <= end <= len(content):

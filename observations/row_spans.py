@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
-from albireo.observations.arrow import arrow_kind, row_groups
+from albireo.observations.arrow import arrow_kind
 from albireo.observations.columns import table_kind
 from albireo.observations.errors import BadInput, TooLarge
 from albireo.observations.fits_bounds import MAX_HEADER_BYTES, check_beginning
+from albireo.observations.parquet_footer import footer_of, row_groups
 from albireo.observations.source import MAX_BYTES, Source
 
 _HEAD = 1 << 16
@@ -242,21 +243,22 @@ def _some_of(batch: Any, start: int, count: int) -> bytes:
 
 
 def _parquet_spans(path: Path, rows: int, size: int) -> Iterator[Span]:
-    metadata = pq.read_metadata(path)
-    groups = row_groups(metadata)
+    groups = row_groups(footer_of(path))
+    total = sum(group.num_rows for group in groups)
     # A text that stands in a dictionary once may be meant by every row: it stays there until it was reckoned with.
     texts = {
         chunk.path_in_schema
         for group in groups
-        for chunk in (group.column(k) for k in range(group.num_columns))
+        for chunk in group.chunks
         if chunk.physical_type == "BYTE_ARRAY" and "." not in chunk.path_in_schema
         and min(rows, group.num_rows) * chunk.total_uncompressed_size > MAX_BYTES
     }  # fmt: skip
     file = pq.ParquetFile(path, read_dictionary=sorted(texts))
     before = 0
     for number, group in enumerate(groups):
-        step = min(rows, max(1, size * group.num_rows // max(group.total_byte_size, 1)))
-        yield from _even(group.num_rows, step, _Cursor(file, number, step).content, before, metadata.num_rows)
+        held = sum(chunk.total_uncompressed_size for chunk in group.chunks)
+        step = min(rows, max(1, size * group.num_rows // max(held, 1)))
+        yield from _even(group.num_rows, step, _Cursor(file, number, step).content, before, total)
         before += group.num_rows
 
 

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from astropy import units
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
@@ -27,9 +26,9 @@ from astropy.table import QTable
 from astropy.table.meta import YamlParseError
 from numpy.typing import NDArray
 
-from albireo.observations.arrow import row_groups
 from albireo.observations.errors import AlbireoError, BadInput, Conflict, NotFound
 from albireo.observations.fits_bounds import MAX_HEADER_BYTES, check_beginning
+from albireo.observations.parquet_footer import footer_of, row_groups
 from albireo.observations.spaces import same_space
 from albireo.service.client_requests import Batch
 from albireo.service.client_transport import rebuilt
@@ -62,7 +61,7 @@ def _opened(path: str | Path, **options: Any) -> Any:
     with Path(path).open("rb") as stream:
         head = stream.read(2 * MAX_HEADER_BYTES)
     if head[:4] == b"PAR1":
-        row_groups(pq.read_metadata(path))
+        row_groups(footer_of(Path(path)))
     if options or head[:6] != b"SIMPLE":
         return QTable.read(path, **options)
     check_beginning(head)

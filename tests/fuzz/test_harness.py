@@ -39,7 +39,7 @@ def results(folder: Path) -> dict[str, Result]:
     """Of every planted reader, given up after its first death."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "DEATHS", 1)
-        patch.setattr(bounds, "SILENT", 2.0)
+        patch.setattr(bounds, "SILENT", 4.0)
         names = [f"planted-{name}" for name in (*BAD, "nothing")]
         found = run.run(names, Limits(seconds=20, inputs=60), folder, 2, lambda line: None)
     return {one.reader.removeprefix("planted-"): one for one in found}
@@ -111,14 +111,14 @@ def test_the_same_seed_gives_the_same_inputs(tmp_path: Path) -> None:
 def test_a_pause_costs_nothing(tmp_path: Path) -> None:
     """Longer than every bound, of the whole group: nothing is found, and the time is used afterwards."""
     command = [sys.executable, "-m", "tests.fuzz", "--reader", "planted-nothing", "--seconds", "1", "--state"]
-    program = "from tests.fuzz import bounds; bounds.SILENT = 1.0; from tests.fuzz.__main__ import main; exit(main())"
+    program = "from tests.fuzz import bounds; bounds.SILENT = 4.0; from tests.fuzz.__main__ import main; exit(main())"
     command = [sys.executable, "-c", program, *command[3:], str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True)
     board = tmp_path / "planted-nothing" / "board"
     while not board.exists() or not any(board.read_bytes()):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(6)
     os.killpg(process.pid, signal.SIGCONT)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 0, told

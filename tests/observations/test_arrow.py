@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import resource
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from albireo.observations.columns import Columns, load_columns
 from albireo.observations.errors import AlbireoError, BadInput, TooLarge
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
+from albireo.observations.parquet_footer import Chunk, row_groups
 from albireo.observations.reading import FileReport, detect, read_files
 from albireo.observations.shards import write_shard
 from albireo.observations.source import Source
@@ -116,15 +117,15 @@ def tables(draw: st.DrawFn) -> pa.Table:
     names = draw(
         st.lists(st.from_regex(r"[a-zA-Z][a-z_0-9]{0,6}", fullmatch=True), min_size=1, max_size=5, unique=True)
     )
-    fields, columns = [], []
+    described, columns = [], []
     for name in names:
         kind = draw(st.sampled_from(sorted(CELLS, key=str)))
         cells = draw(st.lists(st.none() | CELLS[kind], min_size=n, max_size=n))
         unit = draw(st.none() | st.sampled_from(["nanomaggy", "deg", "1e-17 erg / (s cm2 Angstrom)"]))
-        fields.append(pa.field(name, kind, metadata={"unit": unit} if unit else None))
+        described.append(pa.field(name, kind, metadata={"unit": unit} if unit else None))
         columns.append(pa.array(cells, kind))
     meta = draw(st.dictionaries(st.sampled_from(["survey", "Release", "note"]), st.text(max_size=5)))
-    return pa.table(columns, schema=pa.schema(fields, meta))
+    return pa.table(columns, schema=pa.schema(described, meta))
 
 
 @settings(max_examples=80, deadline=None)
@@ -297,3 +298,31 @@ def test_lists_of_one_length_are_arrays_of_two_axes() -> None:
     assert (a.values.dtype, a.values.shape) == (np.float64, (2, 2))
     assert (b.values.dtype, b.values.shape) == (np.int64, (2, 2))
     assert c.values.shape == (2, 2)
+
+
+@given(table=tables(), rows=st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_footers_are_read_as_pyarrow_reads_them(table: pa.Table, rows: int) -> None:
+    out = io.BytesIO()
+    pq.write_table(table, out, row_group_size=rows)
+    theirs = pq.read_metadata(io.BytesIO(out.getvalue()))
+    ours = row_groups(out.getvalue())
+    assert [group.num_rows for group in ours] == [theirs.row_group(i).num_rows for i in range(theirs.num_row_groups)]
+    for i, group in enumerate(ours):
+        columns = [theirs.row_group(i).column(k) for k in range(theirs.num_columns)]
+        for name in fields(Chunk):
+            assert [getattr(one, name.name) for one in group.chunks] == [getattr(one, name.name) for one in columns]
+
+
+def test_footers_that_are_none() -> None:
+    content = parquet(photometry())
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8]
+    twice = footer[:-1] + b"\x06\x06\x06\x00"  # field 3, the number of rows, behind the last field once more
+    for spoilt in (b"", b"\x00", footer[:50], footer[:-1] + b"\x15", b"\xff" * 50, b"\x06\x06\x02" * 2, twice):
+        tail = spoilt + len(spoilt).to_bytes(4, "little") + b"PAR1"
+        with pytest.raises(ValueError, match=r"footer|field|type|list|rows"):
+            row_groups(b"PAR1" + tail)
+    for tail in (b"", b"PAR1", content[-8:], content[:-1]):
+        with pytest.raises(ValueError, match="footer"):
+            row_groups(tail)

@@ -258,6 +258,17 @@ def parquet_of_rows_of_a_group() -> bytes:
     return content[: -8 - length] + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
 
+def parquet_of_a_histogram() -> bytes:
+    """Levels are counted in fewer bins than there are levels: pyarrow, asked of the column, ends the process."""
+    content = _parquet(pa.table({"flux_g": np.zeros(12)}), use_dictionary=False)
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8]
+    bins = b"\x26" + _zigzag(0) + _zigzag(12)  # a list of two long integers
+    assert footer.count(bins) == 1
+    footer = footer.replace(bins, b"\x16" + _zigzag(12))
+    return content[: -8 - length] + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
 def _zigzag(number: int) -> bytes:
     number = (number << 1) ^ (number >> 63)
     out = b""
@@ -388,6 +399,7 @@ BOMBS: dict[Callable[[], bytes], str] = {
     shard_of_one_text: TOO_LARGE,
     parquet_with_another_footer: TOO_LARGE,
     parquet_of_rows_of_a_group: DAMAGED,
+    parquet_of_a_histogram: DAMAGED,
     avro_of_zeros: TOO_LARGE,
     avro_of_nulls: DAMAGED,
     avro_of_nothing: DAMAGED,
