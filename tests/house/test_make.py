@@ -10,7 +10,21 @@ from pathlib import Path
 
 import pytest
 
-TARGETS = ("test", "real", "parity", "slow", "fuzz", "lint", "types", "fix", "bench", "stars", "science", "docs", "protos")
+TARGETS = (
+    "test",
+    "real",
+    "parity",
+    "slow",
+    "fuzz",
+    "lint",
+    "types",
+    "fix",
+    "bench",
+    "stars",
+    "science",
+    "docs",
+    "protos",
+)
 
 
 @pytest.fixture

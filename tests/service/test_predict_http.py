@@ -76,9 +76,7 @@ def test_one_head(client: TestClient, table: Path) -> None:
         assert said.typicality is not None
         assert item.modalities_used == ["legacysurvey.flux_g", "legacysurvey.flux_r"]
         assert item.status == "ok"
-    assert set(answer.json()["timings_ms"]) == {
-        *("parse", "tokenize", "queue", "encode", "predict", "serialize")
-    }
+    assert set(answer.json()["timings_ms"]) == {*("parse", "tokenize", "queue", "encode", "predict", "serialize")}
 
 
 def test_several_heads_cost_one_pass(client: TestClient, engine: TellingEngine, table: Path) -> None:
