@@ -200,7 +200,7 @@ class Run:
         with storing(self.folder):
             line = _line(entry)
             if os.write(self._manifest, line) != len(line):
-                raise OSError("the disk is full")
+                raise OSError(errno.ENOSPC, "the disk is full")
             os.fsync(self._manifest)
 
     def _read(self, path: Path, resume: bool) -> int:
