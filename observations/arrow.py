@@ -196,12 +196,29 @@ def _sizes(texts: Any) -> NDArray[np.int64]:
     """Bytes of each cell of texts, or a bound of them for other cells."""
     kind = texts.type
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        views = np.frombuffer(texts.buffers()[1], np.int32).reshape(-1, 4)
-        return views[texts.offset : texts.offset + len(texts), 0].astype(np.int64)
+        return _view_sizes(texts)
     if any(of(kind) for of in _TEXTS):
         sizes: NDArray[np.int64] = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
         return sizes.astype(np.int64)
     return np.full(len(texts), _size(texts) if pa.types.is_nested(kind) else _CELL, np.int64)
 
+
+def _view_sizes(texts: Any) -> NDArray[np.int64]:
+    """Bytes of each cell of views. ArrowInvalid for one that lies outside of what it is of, also where a cell is null:
+    `validate` does not look there, and to copy the texts Arrow does."""
+    _, views, *held = texts.buffers()
+    cells = np.frombuffer(views, np.int32)[4 * texts.offset :][: 4 * len(texts)].reshape(-1, 4).astype(np.int64)
+    size, _, which, start = cells.T
+    long = size > _INLINE
+    ends = np.array([0 if one is None else one.size for one in held] or [0], np.int64)
+    inside = (which >= 0) & (which < len(held)) & (start >= 0)
+    inside &= start + size <= ends[np.where(inside, which, 0)]
+    if (size < 0).any() or (long & ~inside).any():
+        raise pa.ArrowInvalid("a view of a text that is not there")
+    return size
+
+
+_INLINE = 12
+"""Bytes of a text that stands in its view (Arrow columnar format, variable-size binary view)."""
 
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)

@@ -326,3 +326,21 @@ def test_footers_that_are_none() -> None:
     for tail in (b"", b"PAR1", content[-8:], content[:-1]):
         with pytest.raises(ValueError, match="footer"):
             row_groups(tail)
+
+
+def test_views_of_nothing_where_a_cell_is_null() -> None:
+    """What Arrow does not validate there, it follows when it copies the texts: the process would end."""
+    texts = pa.array(["GALAXY", None, "a star that is named by more than twelve bytes"] * 2, pa.string_view())
+    table = pa.table({"id": ["a", "b", "c"] * 2, "flux_g": [1.0] * 6, "class": texts})
+    validity, views, *held = texts.buffers()
+    for at, number in ((16, -(1 << 24)), (16, 1 << 30), (24, 7), (28, -5), (28, 1 << 20)):
+        cells = bytearray(views.to_pybytes())
+        cells[16:32] = cells[32:48]  # a null that was a text once is as good as others
+        for honest in (True, False):
+            if not honest:
+                cells[at : at + 4] = number.to_bytes(4, "little", signed=True)
+            column = pa.Array.from_buffers(pa.string_view(), 6, [validity, pa.py_buffer(bytes(cells)), *held])
+            table = table.set_column(2, "class", column)
+            read = report(stream(table))
+            assert (read.error is None) is honest, (at, number, read.error)
+            assert read.error is None or read.error.code == "damaged_file"
