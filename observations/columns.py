@@ -55,13 +55,20 @@ class Column:
     unit: str | None = None
 
     def numbers(self) -> Doubles:
-        """The values as float64, NaN where missing; text is an error."""
+        """The values as float64, NaN where missing; text is an error, and so are several values a row."""
         if self.values.dtype.kind not in "fiub":
             raise BadInput(
                 "value_out_of_range",
                 f"column {self.name!r} holds {self.values.dtype.name}, numbers are needed",
                 field=self.name,
                 fix="write numbers, and nothing where there is none",
+            )
+        if self.values.ndim != 1:
+            raise BadInput(
+                "shape_mismatch",
+                f"column {self.name!r} has several values a row",
+                field=self.name,
+                fix="give one a row",
             )
         out = self.values.astype(np.float64)
         if self.missing.any():

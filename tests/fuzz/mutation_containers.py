@@ -19,7 +19,10 @@ def member(rng: Random, content: bytes, words: Sequence[bytes]) -> bytes | None:
     """A member with another header, other data or another name; left out, or twice."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [(info.filename, archive.read(info)) for info in archive.infolist() if info.file_size < 1 << 22]
+            plain = [
+                info for info in archive.infolist() if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            ]
+            members = [(info.filename, archive.open(info).read(1 << 22)) for info in plain]
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError, NotImplementedError, KeyError):
         return None
     if not members:

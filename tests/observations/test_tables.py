@@ -714,3 +714,12 @@ def test_a_votable_in_no_encoding() -> None:
 def test_a_field_longer_than_csv_takes() -> None:
     (report,) = read_files([Source("a.csv", b'id,"' + b"x" * 200_000 + b'"\na,1\n')])
     assert report.error is not None
+
+
+@pytest.mark.parametrize("name", ["ra", "dec", "redshift"])
+def test_several_values_a_row_where_one_is_needed(name: str) -> None:
+    columns = {"id": ["a", "b"], "flux_g": [1.0, 2.0], "ra": [1.0, 2.0], "dec": [3.0, 4.0], "redshift": [0.1, 0.2]}
+    table = Table(columns | {name: [[1.0, 2.0], [3.0, 4.0]]})
+    (report,) = read_files([Source("a.fits", table_bytes(table, "fits"))], ReadOptions(survey="legacysurvey"))
+    assert report.error is not None
+    assert (report.error.code, report.error.field) == ("shape_mismatch", name)
