@@ -257,6 +257,7 @@ def test_gzipped_json(small: TestClient) -> None:
         (gzip.compress(bytes(100)) + b"and more", "gzip", 400, "request_invalid"),
         (b"abc", "br", 415, "content_type"),
     ],
+    ids=["bomb", "cut", "other", "more", "brotli"],
 )
 def test_encoded_bodies_that_are_refused(
     small: TestClient, content: bytes, encoding: str, status: int, code: str
