@@ -43,11 +43,14 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def gemm_rate() -> float:
-    """GFLOP/s of a 1024 x 1024 product in float32, best of 10."""
+def gemm_rate(lasting: float = 1.0) -> float:
+    """GFLOP/s of a 1024 x 1024 product in float32: the median of those of a second, after as long a start."""
     a = torch.randn(1024, 1024)
-    best = min(seconds(lambda: a @ a) for _ in range(10))
-    return 2 * 1024**3 / best / 1e9
+    taken: list[float] = []
+    until = time.perf_counter() + 2 * lasting
+    while time.perf_counter() < until or not taken:
+        taken.append(seconds(lambda: a @ a))
+    return float(2 * 1024**3 / np.median(taken[len(taken) // 2 :]) / 1e9)
 
 
 def steady(before: float, after: float) -> bool:

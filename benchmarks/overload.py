@@ -8,12 +8,14 @@ get, for the peak; then `--times` the peak for `--seconds`; then one at a time a
 due, whether or not others were answered. The service refuses what would wait longer than MAX_DELAY seconds for its
 turn (ALBIREO_MAX_DELAY_SECONDS), and gives up what is not answered in DEADLINE.
 
-    goodput    answers (200) a second from the first to the last second of the load, beside the peak
+    goodput    answers (200) a second from the first to the last second of the load, beside the peak, and beside what
+               CLIENTS at a time get once all is over
     admitted   seconds from sending to the answer, of answers (200)
     refused    milliseconds in the server, of refusals (429): Server-Timing; and seconds for the client
     memory     resident memory of the server in the second and in the last quarter
     ready      /readyz once a second, while all this goes on
-    after      seconds until one request at a time takes at most 1.5 times what is normal
+    after      seconds until one request at a time takes at most 1.5 times what is normal: the median of RUN answers
+               in a row, from then on; and the share of single answers above that, before the load and from 5 s after it
 """
 
 from __future__ import annotations
@@ -45,6 +47,12 @@ MAX_DELAY = 4.0
 DEADLINE = 8.0
 MOST_OPEN = 2000
 """Requests of the generator under way at a time; a bound on its sockets, far above what is reached."""
+
+RUN = 5
+"""Answers in a row whose median tells what a request takes."""
+
+SLOW = 1.5
+"""Times what is normal, from which an answer is slow."""
 
 BOUNDARY = "albireo-overload"
 TOTAL = re.compile(r"total;dur=([0-9.]+)")
@@ -208,7 +216,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             await asyncio.sleep(MAX_DELAY)
             results["gemm_gflops"] = [gemm_rate()]
             await told("one_by_one", 5)
-            results["normal_s"] = normal = median(a.seconds for a in await told("one_by_one", 10))
+            alone = await told("one_by_one", 15)
+            results["normal_s"] = normal = median(a.seconds for a in alone)
             many = goodput(await told("one_by_one", args.warm_seconds, CLIENTS), args.warm_seconds)
             results["peak"] = {"closed": many}
             for factor in args.rates:
@@ -224,14 +233,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             after = await told("one_by_one", 15)
             watching.cancel()
             results.update(_told(answers, peak, args.seconds) | _looked(under))
-            slow = [a.answered - ended for a in after if a.status != 200 or a.seconds > 1.5 * normal]
+            again = goodput(await told("one_by_one", args.warm_seconds, CLIENTS), args.warm_seconds)
+            results["peak"]["closed, afterwards"] = again
+            results["of_peak_afterwards"] = results["goodput"] / again
             late = [a for a in after if a.sent - ended > 5]
-            results["after"] = {"normal_again_s": max(slow, default=0.0), "median_s": median(a.seconds for a in late)}
+            results["after"] = {
+                "normal_again_s": normal_again(after, ended, SLOW * normal),
+                "median_s": median(a.seconds for a in late),
+                "slow_share": {"before": slow_share(alone, normal), "after": slow_share(late, normal)},
+            }
 
         asyncio.run(whole())
         results["gemm_gflops"].append(gemm_rate())
         here.send(None)
     return results
+
+
+def normal_again(answers: Sequence[Answer], ended: float, bound: float) -> float:
+    """Seconds after `ended` from which the median of RUN answers in a row is within the bound, and stays so."""
+    took = [a.seconds if a.status == 200 else float("inf") for a in answers]
+    slow = [n for n in range(RUN, len(took) + 1) if median(took[n - RUN : n]) > bound]
+    return answers[slow[-1] - 1].answered - ended if slow else 0.0
+
+
+def slow_share(answers: Sequence[Answer], normal: float) -> float:
+    """Share of answers that took SLOW times what is normal, or were none."""
+    return sum(a.status != 200 or a.seconds > SLOW * normal for a in answers) / len(answers)
 
 
 def _told(answers: Sequence[Answer], peak: float, seconds: float) -> dict[str, Any]:
