@@ -186,7 +186,7 @@ class Client(Asking):
         keep     low, high: these wavelengths of the spectrum are kept, and the rest is drawn; a Quantity, or Angstrom
         draws    independent draws for each object; same seed, same object: same draws
         options  of the sampling, as of `albireo generate`: rounds, schedule, temperature, cooling, top_k, top_p,
-                 guidance; and of the reading
+                 guidance; of the reading; and terms
         """
         verb = verbs.generate(target, sources, mask, keep, draws, seed, join, options)
         return self._of_objects(verb, given, get_query_payload)

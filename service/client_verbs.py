@@ -130,8 +130,8 @@ def tokenize(join: bool, reading: Reading) -> Verb[TokenTable]:
 def generate(
     target: str, sources: Any, mask: Any, keep: Any, draws: int, seed: int, join: bool, options: Mapping[str, Any]
 ) -> Verb[DrawsTable]:
-    """`options` are those of the sampling and of the reading."""
-    reading = Reading.of({name: value for name, value in options.items() if name not in SAMPLING})
+    """`options` are those of the sampling, of the reading, and terms."""
+    reading = Reading.asked({name: value for name, value in options.items() if name not in SAMPLING})
     sampling = {"draws": draws, "seed": seed} | {name: options[name] for name in SAMPLING if name in options}
     body = _body(reading, {**asked(target, sources, mask, keep), **sampling, "encoding": "base64", "join": join})
     return Verb(

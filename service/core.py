@@ -364,7 +364,7 @@ class Core:
         """
         from albireo.service.draws import generate  # sampling needs torch
 
-        drawn = generate(self.engine, self.inputs, subjects, wanted, sampling, progress)
+        drawn = generate(self.engine, self.inputs, subjects, wanted, sampling, progress, self.terms)
         _count([one.outcome for one in drawn], sum(one.n_tokens for one in drawn))
         return drawn
 

@@ -21,9 +21,10 @@ from albireo.models.generation import generate as draw
 from albireo.observations.errors import AlbireoError, BadInput, TooLarge
 from albireo.observations.modalities import MODALITIES, modality
 from albireo.observations.observation import Payload
-from albireo.service.core import Outcome, all_or_each, selected, tokenized
+from albireo.service.core import Outcome, all_good, all_or_each, selected, tokenized
 from albireo.service.predictions import Prediction
 from albireo.service.subjects import Subject
+from albireo.service.terms import USUAL, Terms
 from albireo.service.token_verbs import values_of
 from albireo.service.watch import tally
 from albireo.tokenizers.checkpoint import TokenSpec
@@ -156,18 +157,23 @@ def generate(
     wanted: Wanted,
     sampling: Sampling,
     progress: Callable[[int], None],
+    terms: Terms = USUAL,
 ) -> list[Prediction[Drawn]]:
-    """Draws for each object, from what may be known of it and is among `inputs`."""
+    """Draws for each object, from what may be known of it and is among `inputs`; bad objects fail alone, or all: see
+    `Terms`. Flags count that any file of an object has, of what is not known of it too."""
     target_spec(engine, wanted.target)  # A target that cannot be drawn is told at once, not object by object.
     dropped = wanted.dropped(engine)
     size = max(1, AT_ONCE // sampling.draws)
     out: list[Prediction[Drawn]] = []
+    chosen = all_good([selected(wanted.known(subject), inputs, terms) for subject in subjects], terms)
     for start in range(0, len(subjects), size):
         whole = subjects[start : start + size]
-        outcomes, tokens = tokenized(engine, [selected(wanted.known(subject), inputs) for subject in whole])
+        outcomes, tokens = tokenized(engine, chosen[start : start + size], terms)
+        all_good(outcomes, terms)
         if dropped is not None:
             tokens = [one and replace(one, mask={**one.mask, wanted.target: dropped}) for one in tokens]
         answers = _drawn(engine, outcomes, tokens, wanted.target, sampling, progress)
+        all_good([answer.outcome for answer in answers], terms)
         out += [_decoded(engine, wanted.target, one, subject) for one, subject in zip(answers, whole, strict=True)]
     return out
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, FailFast, Field, FiniteFloat, model_valida
 
 from albireo.models.generation import Sampling
 from albireo.service.draws import MAX_ROUNDS, Wanted
-from albireo.service.schemas import Item, Model, Reading, Trouble
+from albireo.service.schemas import Item, Model, Reading, TermOptions, Trouble
 from albireo.service.tickets import Priority
 from albireo.service.token_schemas import DecodedModality, TokenEnvelope, ValuesReply
 
@@ -24,7 +24,7 @@ Range = Annotated[tuple[FiniteFloat, FiniteFloat], BeforeValidator(_parted)]
 Names = Annotated[list[str], BeforeValidator(_parted), Field(min_length=1)]
 
 
-class GenerateOptions(Model):
+class GenerateOptions(TermOptions):
     """As `albireo generate` takes them."""
 
     in_query: ClassVar = {
@@ -42,6 +42,7 @@ class GenerateOptions(Model):
         "guidance": {"type": "number"},
         "seed": {"type": "integer"},
         "encoding": {"enum": ["float", "base64"]},
+        **TermOptions.terms_in_query,
         "join": {"type": "boolean"},
         "deadline_ms": {"type": "number"},
         "priority": {"enum": ["interactive", "bulk"]},

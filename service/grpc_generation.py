@@ -17,9 +17,10 @@ from albireo.service.grpc_tokens import envelope, what_numbers_are
 from albireo.service.predictions import Prediction
 from albireo.service.problems import from_validation
 from albireo.service.protos.albireo.v1 import albireo_pb2 as pb
+from albireo.service.terms import TERMS
 from albireo.service.token_verbs import Quantiser, quantisers
 
-TEXTS = ("schedule", "cooling")
+TEXTS = ("schedule", "cooling", *TERMS)
 NUMBERS = ("draws", "rounds", "temperature", "top_k", "top_p", "guidance", "seed")
 
 
@@ -32,7 +33,7 @@ def generate(call: Call, request: pb.GenerateRequest, max_items: int, max_draws:
     with call.tally.timings.stage("parse"):
         _, given = messages.Given.of_request(request, max_items)
     check_draws(len(given.subjects), sampling, max_draws)
-    made = call.core.generate(given.subjects, wanted, sampling)
+    made = call.core.under(options.terms).generate(given.subjects, wanted, sampling)
     engine, row = call.core.engine, MODALITIES[wanted.target]
     quantiser = quantisers(engine)[wanted.target]
     with call.tally.timings.stage("serialize"):

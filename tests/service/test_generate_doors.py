@@ -46,6 +46,7 @@ from albireo.service.tickets import Ticket
 from tests.service import grpc_doors, served
 from tests.service.conftest import ToyEngine
 from tests.service.grpc_doors import detail, of_file, of_fluxes
+from tests.service.test_options import three_bands
 
 Make = Callable[..., bytes]
 
@@ -355,6 +356,26 @@ def test_nothing_good(client: TestClient, contents: list[bytes], spectrum: Make)
     assert (nothing.status_code, nothing.json()["code"]) == (422, "request_invalid")
 
 
+def test_terms(client: TestClient, engine: ToyEngine, contents: list[bytes], image: Make) -> None:
+    def refused(given: Sequence[bytes], **options: Any) -> Any:
+        answer = client.post("/v1/generate", files=parts(given), data=asked(OPTIONS | options))
+        assert answer.status_code == 422
+        return answer.json()
+
+    problem = refused(contents, on_error="fail")
+    assert (problem["code"], [item["file"] for item in problem["items"]]) == ("unknown_format", ["3.fits"])
+    assert engine.given == [], "something was tokenized before what cannot be read was told"
+    problem = refused(contents[:3], on_error="fail")
+    assert (problem["code"], [item["id"] for item in problem["items"]]) == ("value_out_of_range", ["B"])
+    lacking = three_bands(image("A"))
+    items = ask(client, [lacking, image("B")], missing="error").json()["items"]
+    assert [item["error"] and item["error"]["code"] for item in items] == ["measurement_missing", None]
+    assert [item["status"] for item in ask(client, [lacking, image("B")]).json()["items"]] == ["ok", "ok"]
+    content = {"content": lacking, "headers": {"Content-Type": "application/fits"}}
+    assert client.post(f"/v1/generate?target={SPECTRUM}&missing=error", **content).status_code == 422
+    assert client.post(f"/v1/generate?target={SPECTRUM}&missing=mask", **content).status_code == 200
+
+
 def test_draws_are_limited(core: Core, settings: Settings, engine: ToyEngine, contents: list[bytes]) -> None:
     tight = settings.model_copy(update={"max_draws": 11})
     with TestClient(create_app(core, tight)) as client:
@@ -513,6 +534,13 @@ def test_grpc_takes_every_option(door: grpc_doors.Served, client: TestClient, im
     assert used.items[1].error.code == "nothing_to_embed"
     plain = door.embedding.Generate(pb.GenerateRequest(files=files[:1], options=pb.GenerateOptions(target=FLUX)))
     assert array(plain.items[0].tokens, "tokens").shape == (8, 1), "draws, where nothing is said"
+    terms = {"missing": "error", "qa": "strict", "cache": "bypass"}
+    lacking = of_file(three_bands(image("B")))
+    strict = door.embedding.Generate(generated(of_file(image("A")), lacking, **terms))
+    assert [one.error.code for one in strict.items] == ["", "measurement_missing"]
+    with pytest.raises(grpc.RpcError) as caught:
+        door.embedding.Generate(generated(of_file(image("A")), lacking, on_error="fail", **terms))
+    assert detail(caught.value, "ErrorInfo").reason == "measurement_missing"
 
 
 @pytest.mark.parametrize(
@@ -529,6 +557,7 @@ def test_grpc_takes_every_option(door: grpc_doors.Served, client: TestClient, im
         ({"schedule": "sudden"}, "request_invalid", "options.schedule"),
         ({"temperature": float("nan")}, "request_invalid", "options.temperature"),
         ({"priority": "soon"}, "option_invalid", "priority"),
+        ({"qa": "loose"}, "request_invalid", "options.qa"),
         ({"draws": 1001}, "too_large", "draws"),
     ],
 )
@@ -647,6 +676,12 @@ def test_what_a_client_asks(service: served.Served, engine: ToyEngine, image: Ma
         with pytest.raises(AlbireoError) as caught:
             client.generate(spectrum(7), SPECTRUM)
         assert caught.value.code == "nothing_to_embed"
+        given = [image("A"), three_bands(image("B"))]
+        answer = client.generate(given, SPECTRUM, draws=2, missing="error", cache="bypass")
+        assert answer["error_code"].tolist() == ["", "measurement_missing"]
+        with pytest.raises(AlbireoError) as caught:
+            client.generate(given, SPECTRUM, missing="error", on_error="fail")
+        assert caught.value.code == "measurement_missing"
 
 
 def test_a_table_of_draws_is_read_as_it_was_written(service: served.Served, image: Make, tmp_path: Path) -> None:

@@ -300,6 +300,14 @@ def test_doubtful_measurements(client: TestClient, idle: CountingEngine, image: 
     assert "flux_clipped" in item["error"]["message"]
 
 
+def test_doubtful_measurements_are_not_drawn_from(client: TestClient, image: Make) -> None:
+    given, target = (image("A"), image("B", level=500.0)), {"target": "spectrum.sdss", "draws": 1, "rounds": 1}
+    assert codes(asked(client, "/v1/generate", *given, **target)) == [None, None]
+    assert codes(asked(client, "/v1/generate", *given, **target, qa="strict")) == [None, "measurement_doubtful"]
+    problem = asked(client, "/v1/generate", *given, **target, qa="strict", on_error="fail").json()
+    assert (problem["code"], [item["id"] for item in problem["items"]]) == ("measurement_doubtful", ["B"])
+
+
 def test_the_flags_that_count_are_those_of_the_docs() -> None:
     page = (ROOT / "docs/conventions.md").read_text().partition("## QA flags")[2]
     about, table = page.split("| flag |")

@@ -1598,6 +1598,10 @@ class GenerateOptions(_message.Message):
     JOIN_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_ERROR_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QA_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """what is drawn: a modality, by its name"""
     draws: _builtins.int
@@ -1622,6 +1626,11 @@ class GenerateOptions(_message.Message):
     """objects of the same id in several files are one object"""
     priority: _builtins.str
     """"interactive" (default) goes before "bulk" """
+    on_error: _builtins.str
+    """as of EmbedOptions"""
+    missing: _builtins.str
+    qa: _builtins.str
+    cache: _builtins.str
     @_builtins.property
     def mask(self) -> Global___Box:
         """keep the image but for this box, and fill that in"""
@@ -1657,10 +1666,14 @@ class GenerateOptions(_message.Message):
         join: _builtins.bool = ...,
         read: Global___ReadOptions | None = ...,
         priority: _builtins.str = ...,
+        on_error: _builtins.str = ...,
+        missing: _builtins.str = ...,
+        qa: _builtins.str = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_guidance", b"_guidance", "_rounds", b"_rounds", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "draws", b"draws", "guidance", b"guidance", "keep", b"keep", "mask", b"mask", "read", b"read", "rounds", b"rounds", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_guidance", b"_guidance", "_rounds", b"_rounds", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "cooling", b"cooling", "draws", b"draws", "guidance", b"guidance", "join", b"join", "keep", b"keep", "mask", b"mask", "priority", b"priority", "read", b"read", "rounds", b"rounds", "schedule", b"schedule", "seed", b"seed", "sources", b"sources", "target", b"target", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_guidance", b"_guidance", "_rounds", b"_rounds", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "cache", b"cache", "cooling", b"cooling", "draws", b"draws", "guidance", b"guidance", "join", b"join", "keep", b"keep", "mask", b"mask", "missing", b"missing", "on_error", b"on_error", "priority", b"priority", "qa", b"qa", "read", b"read", "rounds", b"rounds", "schedule", b"schedule", "seed", b"seed", "sources", b"sources", "target", b"target", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
     _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
