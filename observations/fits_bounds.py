@@ -34,8 +34,9 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_TILED_HEADER_BYTES = 256 << 10
 """Of the header of a compressed image, 3,276 cards: astropy's time for it grows with the square of their number."""
 
-FITS_DAMAGE = (CfitsioException, zlib.error)
-"""What astropy raises for a damaged tile beside Python's own errors."""
+FITS_DAMAGE = (CfitsioException, zlib.error, UnboundLocalError)
+"""What astropy raises beside Python's other errors: for a damaged tile, and for 64-bit integers whose TZERO is not the
+one of unsigned numbers."""
 
 MOST_NUMBERED = 999
 """Axes of an image and columns of a table, at most (FITS 4.0, 4.4.1 and 7.2.1): so many keywords can number."""

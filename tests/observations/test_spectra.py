@@ -480,6 +480,14 @@ def test_cards_and_columns_of_other_types() -> None:
         assert code_of(Source("a.fits", spoilt)) == "damaged_file"
 
 
+def test_large_integers_that_are_shifted() -> None:
+    """astropy fails in a way of its own at a TZERO that does not stand for unsigned numbers."""
+    content = spec(row={"SPECOBJID": 12}).content
+    end = content.rindex(b"END".ljust(80))
+    card = b"TZERO1  =                    7".ljust(80)
+    assert code_of(Source("a.fits", content[:end] + card + b"END".ljust(80) + content[end + 160 :])) == "damaged_file"
+
+
 def test_a_keyword_is_no_pattern() -> None:
     """astropy takes a keyword with * for a pattern, and makes a regular expression of it."""
     for file, key in ((spspec(OBSERVER="x"), sdss.KEY), (lamost_image(OBSERVER="x"), lamost.KEY)):
