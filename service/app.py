@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from albireo.observations.spaces import identity
-from albireo.service import oip_rest, openapi, problems, usage
+from albireo.service import docs_page, oip_rest, openapi, problems, usage
 from albireo.service.access import EXPOSED, Access, Guard
 from albireo.service.admission import Admission, Admit
 from albireo.service.bodies import Limits
@@ -89,7 +89,12 @@ def create_app(
         admission.close()
 
     app = FastAPI(
-        title="Albireo", version=version("albireo"), description=DESCRIPTION, lifespan=lifespan, redoc_url=None
+        title="Albireo",
+        version=version("albireo"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.drain = drain
     app.add_middleware(Admit, admission=admission, deadline_seconds=settings.deadline_seconds)
@@ -110,6 +115,7 @@ def create_app(
     problems.install(app)
     app.add_exception_handler(Refused, refused_whole)
     openapi.install(app)
+    docs_page.install(app)
     install_metrics(app, telemetry.metrics)
     app.include_router(router(GenerationDoors(core, settings, readiness)))
     app.include_router(usage.router(access))
