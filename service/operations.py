@@ -92,4 +92,7 @@ def router(doors: GenerationDoors) -> APIRouter:
     add("GET", "/livez", doors.livez, schemas.LiveReply)
     add("GET", "/startupz", doors.startupz, schemas.StartedReply, 503)
     add("GET", "/readyz", doors.readyz, schemas.ReadyReply, 503)
+    for probe in (doors.livez, doors.startupz, doors.readyz):  # some who probe want the status alone
+        name = probe.__name__
+        routes.add_api_route(f"/{name}", probe, methods=["HEAD"], operation_id=name, include_in_schema=False)
     return routes

@@ -271,7 +271,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     """Serve the metrics of an app."""
     looking = CapacityLimiter(1)
 
-    @app.get("/metrics", include_in_schema=False, name="metrics")
+    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False, name="metrics")
     async def look(request: Request) -> Response:
         accept = request.headers.get("accept", "")
         content, content_type = await anyio.to_thread.run_sync(metrics.exposition, accept, limiter=looking)

@@ -87,6 +87,15 @@ def test_every_error_class_has_a_status() -> None:
     assert problems.status_of(Conflict("space_mismatch", "x")) == 409
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/metrics"])
+def test_probes_may_ask_for_the_status_alone(client: TestClient, engine, path: str) -> None:
+    assert client.get("/readyz").status_code == 200
+    assert client.head(path).status_code == client.get(path).status_code == 200
+    engine.shift = 0.5
+    assert client.head(path).status_code == client.get(path).status_code == (503 if path == "/readyz" else 200)
+    assert client.head("/v1/info").status_code == 405
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
