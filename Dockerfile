@@ -39,7 +39,7 @@ VOLUME /data /models
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['ALBIREO_PORT'] + '/readyz', timeout=8)"]
+    CMD ["python", "-m", "albireo.service.healthcheck"]
 CMD ["albireo", "serve"]
 
 # --- cuda: the same on NVIDIA's base; torch and FAISS bring the CUDA libraries that they were built with
@@ -69,5 +69,5 @@ VOLUME /data /models
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['ALBIREO_PORT'] + '/readyz', timeout=8)"]
+    CMD ["python", "-m", "albireo.service.healthcheck"]
 CMD ["albireo", "serve"]

@@ -7,16 +7,23 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from albireo.service.settings import PREFIX, Settings
+from albireo.service.tls import Tls
+from tests.service.certificates import make_certificates
 
 SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
 TARGETS = ("cpu", "cuda")
@@ -116,39 +123,106 @@ def test_every_folder_is_copied(stages: dict[str, list[Instruction]], folders: l
 
 
 @contextmanager
-def answering(status: int) -> Iterator[int]:
+def answering(status: int, host: str = "127.0.0.1", tls: Tls | None = None) -> Iterator[int]:
     """The port of a server that answers /readyz with this status, and everything else with 404."""
 
-    class Ready(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/readyz" else 404)
-            self.end_headers()
+    def ready(request: Request) -> Response:
+        return Response(status_code=status)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Ready)
-    thread = threading.Thread(target=server.serve_forever)
+    app = Starlette(routes=[Route("/readyz", ready)])
+    options = tls.uvicorn() if tls else {}
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=0, log_config=None, lifespan="off", **options))
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
+    ends = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < ends
+        time.sleep(0.02)
     try:
-        yield server.server_port
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        server.should_exit = True
+        thread.join(10)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (404, False)])
-def test_the_health_check(stages: dict[str, list[Instruction]], target: str, status: int, healthy: bool) -> None:
-    (check,) = only(stages[target], "HEALTHCHECK")
-    command = json.loads(check.partition("CMD ")[2])
-    assert command[0] in {"python", "python3"}
+@pytest.fixture(scope="module")
+def checked(stages: dict[str, list[Instruction]]) -> list[str]:
+    """The command of the health check, the same in both images, for the Python of the tests."""
+    first, second = (only(stages[target], "HEALTHCHECK")[0].partition("CMD ")[2] for target in TARGETS)
+    assert first == second
+    command = json.loads(first)
+    assert command[0] == "python"
+    return [sys.executable, *command[1:]]
+
+
+def said(command: list[str], folder: Path, port: int, **settings: object) -> tuple[int, str]:
+    """How the health check ended, and what it said."""
+    environment = {"ALBIREO_PORT": str(port), **{name: str(value) for name, value in settings.items()}}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return run.returncode, (run.stdout + run.stderr).strip()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_the_health_check(checked: list[str], tmp_path: Path, host: str) -> None:
+    with answering(200, host) as port:
+        assert said(checked, tmp_path, port, ALBIREO_HOST=host) == (0, "ready")
+    ended, told = said(checked, tmp_path, port, ALBIREO_HOST=host)  # Nobody is there any more.
+    assert (ended, told.partition(":")[0]) == (1, "ConnectionRefusedError")
+
+
+@pytest.mark.parametrize("status", [503, 404])
+def test_the_health_check_of_what_is_not_ready(checked: list[str], tmp_path: Path, status: int) -> None:
     with answering(status) as port:
-        run = subprocess.run(
-            [sys.executable, *command[1:]], env={"ALBIREO_PORT": str(port)}, capture_output=True, check=False
-        )
-    assert (run.returncode == 0) == healthy, run.stderr
+        assert said(checked, tmp_path, port) == (1, f"HTTPException: /readyz says {status}")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority and a certificate that it has signed, and in `other` the same of another authority."""
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "other").mkdir()
+    make_certificates(folder)
+    make_certificates(folder / "other")
+    return folder
+
+
+def test_the_health_check_with_tls(checked: list[str], tmp_path: Path, certificates: Path) -> None:
+    """Nothing that the check trusts has signed the certificate, and it has no name of ours: that does not matter."""
+    pair = (certificates / "server.pem", certificates / "server.key")
+    set_so = dict(zip(("ALBIREO_TLS_CERTIFICATE", "ALBIREO_TLS_KEY"), pair, strict=True))
+    with answering(200, tls=Tls(*pair)) as port:
+        assert said(checked, tmp_path, port, **set_so) == (0, "ready")
+        assert said(checked, tmp_path, port)[0] == 1, "without TLS"
+    with answering(503, tls=Tls(*pair)) as port:
+        assert said(checked, tmp_path, port, **set_so) == (1, "HTTPException: /readyz says 503")
+    with answering(200) as port:
+        assert said(checked, tmp_path, port, **set_so)[0] == 1, "TLS was wanted"
+
+
+def test_the_health_check_where_clients_show_certificates(
+    checked: list[str], tmp_path: Path, certificates: Path
+) -> None:
+    """It shows the service's own. Where that is of no use, the service counts as healthy while TLS answers."""
+    pair = (certificates / "server.pem", certificates / "server.key")
+    set_so = dict(zip(("ALBIREO_TLS_CERTIFICATE", "ALBIREO_TLS_KEY"), pair, strict=True))
+    ours, other = certificates / "ca.pem", certificates / "other/ca.pem"
+    with answering(200, tls=Tls(*pair, ours)) as port:
+        assert said(checked, tmp_path, port, **set_so, ALBIREO_TLS_CLIENT_CA=ours) == (0, "ready")
+    with answering(503, tls=Tls(*pair, ours)) as port:
+        ended, told = said(checked, tmp_path, port, **set_so, ALBIREO_TLS_CLIENT_CA=ours)
+        assert (ended, told) == (1, "HTTPException: /readyz says 503")
+    with answering(200, tls=Tls(*pair, other)) as port:
+        ended, told = said(checked, tmp_path, port, **set_so, ALBIREO_TLS_CLIENT_CA=other)
+        assert (ended, told.partition(";")[0]) == (0, "alive")
+    assert said(checked, tmp_path, port, **set_so, ALBIREO_TLS_CLIENT_CA=other)[0] == 1, "nobody is there any more"
+
+
+def test_the_health_check_reads_settings(root: Path) -> None:
+    """As they are called, and with their defaults."""
+    text = (root / "service/healthcheck.py").read_text()
+    assert set(re.findall(rf"{PREFIX}\w+", text)) <= SETTINGS
+    defaults = dict(re.findall(r'get\("ALBIREO_(\w+)", "([^"]+)"\)', text))
+    assert defaults == {"HOST": Settings().host, "PORT": str(Settings().port)}
 
 
 def test_the_services(compose: dict[str, Any]) -> None:
