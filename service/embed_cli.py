@@ -108,6 +108,7 @@ def embed(
 
 def _tell(summary: Summary, tokens: Counts | None, as_json: bool) -> None:
     embedded = summary.objects - summary.failed
+    errors = str(summary.errors_output) if summary.errors_output.exists() else None
     text = [f"{embedded} of {plural(summary.objects, 'object')} embedded into {summary.output}"]
     if summary.resumed:
         text.append(f"{plural(summary.resumed, 'chunk')} of {summary.chunks} had been finished before")
@@ -119,7 +120,7 @@ def _tell(summary: Summary, tokens: Counts | None, as_json: bool) -> None:
         text.append(f"token cache: {tokens.hits} found, {tokens.misses} made, {tokens.damaged} damaged")
     answer = {
         "output": str(summary.output),
-        "errors_output": str(summary.errors_output),
+        "errors_output": errors,
         "space": summary.space,
         "embedded": embedded,
         "failed": summary.failed,
@@ -130,7 +131,7 @@ def _tell(summary: Summary, tokens: Counts | None, as_json: bool) -> None:
         "token_cache": None if tokens is None else asdict(tokens),
         "errors": [{key: value for key, value in error.items() if value is not None} for error in summary.errors],
     }
-    tell(answer, "\n".join(text), f"errors: {summary.errors_output}", as_json)
+    tell(answer, "\n".join(text), errors and f"errors: {errors}", as_json)
 
 
 @contextmanager

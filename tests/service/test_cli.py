@@ -189,6 +189,18 @@ def test_embed_without_errors(run: Run, folder: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "t.errors.parquet").num_rows == 0
 
 
+def test_embed_tells_of_errors_where_there_are_any(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Into a folder no table of errors is written when nothing failed."""
+    clean = run("embed", folder / "A.fits", "-o", tmp_path / "clean")
+    assert clean.exit_code == 0
+    assert "errors:" not in clean.output
+    told = json.loads(run("embed", folder / "A.fits", "-o", tmp_path / "again", "--json").stdout)
+    assert told["errors_output"] is None
+    failed = run("embed", folder, "-o", tmp_path / "failed")
+    assert f"errors: {tmp_path / 'failed' / '_errors'}" in failed.output.replace("\n", "")
+    assert (tmp_path / "failed" / "_errors").is_dir()
+
+
 def test_pooling_by_modality_makes_a_row_each(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.parquet"
     files = (folder / "A.fits", folder / "deep" / "s.fits")
