@@ -149,7 +149,10 @@ def modalities() -> str:
 def formats() -> str:
     """What files are recognised, and what a reader may be told."""
     rows = [(f"`{row.name}`", row.description) for row in FORMATS]
-    flags = [(f"`{flag.name}`", f"`read.{flag.field}`", _choices(flag.help, flag.choices)) for flag in FLAGS]
+    flags = [
+        (f"`{flag.name}`", f"`read.{flag.field}`", f"`{flag.field}`", _choices(flag.help, flag.choices))
+        for flag in FLAGS
+    ]
     return (
         "# Formats\n\n"
         "A format is told by content, never by the file's name, in this order:\n\n"
@@ -157,7 +160,9 @@ def formats() -> str:
         + "\n## What files do not say\n\n"
         "Nothing is guessed: what a file does not say and a number depends on must be given, or is an error that names "
         "the option. A statement that contradicts the file is an error too.\n\n"
-        + _table(("command line", "HTTP", "meaning"), flags)
+        "Over HTTP it is said in the `options` of a JSON request, or as a query parameter with a body of any form: "
+        "`POST /v1/embed?survey=legacysurvey`. What both say, JSON decides; `read` of one input goes before both.\n\n"
+        + _table(("command line", "JSON `options`", "query parameter", "meaning"), flags)
     )
 
 
