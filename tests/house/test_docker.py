@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from albireo.service.settings import PREFIX, Settings
+from albireo.service.settings import GRPC_PORT, PREFIX, Settings
 from albireo.service.tls import Tls
 from tests.service.certificates import make_certificates
 
@@ -65,6 +65,20 @@ def gpu(root: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((root / "deploy/gpu.yml").read_text()))
 
 
+def laid_over(base: Any, over: Any) -> Any:
+    """Two files as Docker Compose merges them: mappings by key, lists one after the other, else the latter."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        both = {name: laid_over(base[name], over[name]) for name in base.keys() & over.keys()}
+        return {**base, **over, **both}
+    return [*base, *over] if isinstance(base, list) and isinstance(over, list) else over
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def project(request: pytest.FixtureRequest, compose: dict[str, Any], gpu: dict[str, Any]) -> dict[str, Any]:
+    """What Docker Compose is given on a machine without a GPU, and on one with."""
+    return compose if request.param == "cpu" else dict(laid_over(compose, gpu))
+
+
 def test_both_targets_are_there(stages: dict[str, list[Instruction]]) -> None:
     assert set(TARGETS) < set(stages)
 
@@ -91,15 +105,23 @@ def test_serves_on_its_volume(stages: dict[str, list[Instruction]], target: str)
     environment = variables(stages[target])
     assert {name for name in environment if name.startswith(PREFIX)} <= SETTINGS
     assert environment["ALBIREO_HOST"] == "0.0.0.0"
-    assert [environment["ALBIREO_PORT"]] == only(stages[target], "EXPOSE")
+    assert environment["ALBIREO_GRPC_PORT"] == str(GRPC_PORT)
+    assert [f"{environment['ALBIREO_PORT']} {environment['ALBIREO_GRPC_PORT']}"] == only(stages[target], "EXPOSE")
     assert [f"{environment['ALBIREO_DATA_FOLDER']} {environment['HF_HOME']}"] == only(stages[target], "VOLUME")
     assert [json.loads(rest) for rest in only(stages[target], "CMD")] == [["albireo", "serve"]]
 
 
-def test_each_target_installs_its_own_faiss(stages: dict[str, list[Instruction]]) -> None:
+def test_each_target_installs_its_own_faiss_and_what_traces_need(
+    root: Path, pyproject: dict[str, Any], stages: dict[str, list[Instruction]]
+) -> None:
+    """The step that lists the requirements is run."""
+    extras = pyproject["project"]["optional-dependencies"]
     for target, extra in (("cpu", "cpu"), ("cuda", "gpu")):
         steps = " ".join(only(stages[f"{target}-environment"], "RUN"))
-        assert re.findall(r"optional-dependencies'\]\['(\w+)'\]", steps) == [extra]
+        (program,) = re.findall(r'-c "([^"]+)" > requirements\.txt', steps)
+        run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+        wanted = [*pyproject["project"]["dependencies"], *extras[extra], *extras["otel"]]
+        assert run.stdout.splitlines() == wanted
         assert f"--from={target}-environment /opt/albireo /opt/albireo" in " ".join(only(stages[target], "COPY"))
 
 
@@ -233,16 +255,43 @@ def test_the_services(compose: dict[str, Any]) -> None:
     assert "healthcheck" in compose["services"]["redis"]
 
 
-def test_the_workers_are_of_the_service(compose: dict[str, Any]) -> None:
-    """They run its image on its Redis, none is bound to one place, and they are given work."""
-    api = compose["services"]["api"]
-    workers = {name.removeprefix("tokenizer-"): one for name, one in compose["services"].items() if "tokenizer" in name}
+def test_the_workers_are_of_the_service(project: dict[str, Any]) -> None:
+    """They have what they must have like it, none is bound to one place, and they are given work."""
+    api = project["services"]["api"]
+    workers = {name.removeprefix("tokenizer-"): one for name, one in project["services"].items() if "tokenizer" in name}
     assert sorted(api["environment"]["ALBIREO_REMOTE_TOKENIZERS"].split(",")) == sorted(workers)
+    alike = project["x-alike"]
+    assert {"ALBIREO_MODEL", "ALBIREO_PREPROCESSING", "ALBIREO_TOKENIZER_DTYPE", "ALBIREO_REDIS_URL"} <= alike.keys()
+    assert alike.items() <= api["environment"].items()
     for pool, worker in workers.items():
         assert worker["command"] == ["albireo", "worker", pool]
-        assert worker["image"] == api["image"]
-        assert worker["environment"]["ALBIREO_REDIS_URL"] == api["environment"]["ALBIREO_REDIS_URL"]
+        assert worker["environment"] == alike
+        assert set(worker["volumes"]) <= set(api["volumes"]), "what was pulled is there for both"
         assert not {"ports", "container_name"} & worker.keys(), "there can be only one of it"
+
+
+def test_every_image_of_ours_is_built_once(project: dict[str, Any], stages: dict[str, list[Instruction]]) -> None:
+    """From the target that it is named after. Two services that build the same image at a time can fail."""
+    services = project["services"].values()
+    named = {one["image"] for one in services if one["image"].startswith("albireo:")}
+    built = [(one["image"], one["build"]) for one in services if "build" in one]
+    assert sorted(image for image, _ in built) == sorted(named)
+    for image, build in built:
+        assert build == {"context": ".", "target": image.removeprefix("albireo:")}
+        assert build["target"] in stages
+
+
+def test_the_workers_need_no_gpu(project: dict[str, Any]) -> None:
+    for name, one in project["services"].items():
+        if name.startswith("tokenizer"):
+            assert one["image"] == "albireo:cpu"
+            assert "deploy" not in one
+
+
+def test_the_end_is_waited_for(project: dict[str, Any]) -> None:
+    """Docker kills after the grace: what was let in is answered by then, and the rest is closed."""
+    grace = project["services"]["api"]["stop_grace_period"]
+    assert float(grace.removesuffix("s")) >= Settings().drain_seconds + 15
 
 
 def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
@@ -252,19 +301,20 @@ def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
     assert api["environment"]["ALBIREO_DATA_FOLDER"] in {mount.split(":")[1] for mount in api["volumes"]}
 
 
-def test_the_ports_agree_and_are_local(compose: dict[str, Any]) -> None:
-    api = compose["services"]["api"]
-    (port,) = api["ports"]
-    address, _, inside = port.split(":")
-    assert address == "127.0.0.1"
-    assert inside == api["environment"]["ALBIREO_PORT"]
+def test_the_ports_agree_and_are_local(project: dict[str, Any], stages: dict[str, list[Instruction]]) -> None:
+    """HTTP and gRPC listen on every address of the container, and are reached from this machine only."""
+    api = project["services"]["api"]
+    listening = [api["environment"][name] for name in ("ALBIREO_PORT", "ALBIREO_GRPC_PORT")]
+    assert api["ports"] == [f"127.0.0.1:{port}:{port}" for port in listening]
+    assert only(stages[api["build"]["target"]], "EXPOSE") == [" ".join(listening)]
+    assert api["environment"]["ALBIREO_HOST"] == "0.0.0.0"
 
 
-def test_every_variable_is_a_setting(compose: dict[str, Any], gpu: dict[str, Any]) -> None:
-    """And has a value that the settings accept."""
-    named = {**compose["services"]["api"]["environment"], **gpu["services"]["api"]["environment"]}
+def test_every_variable_is_a_setting(project: dict[str, Any]) -> None:
+    """And has a value that the settings accept; without one it comes from where Docker Compose is called."""
+    named = project["services"]["api"]["environment"]
     assert named.keys() <= SETTINGS
-    Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in named.items()})
+    Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in named.items() if value is not None})
     assert named["ALBIREO_REDIS_URL"].startswith("redis://redis:")
 
 
