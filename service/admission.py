@@ -62,14 +62,18 @@ class Admission:
         self._since = 0.0
         self._last = 0.0
         self._left = self._moments = 0
+        self._tickets: set[Ticket] = set()
         self._closed = False
         self._lock = threading.Lock()
 
-    def enter(self, n_bytes: int = 0) -> Place:
-        """A place for a request with a body of so many bytes, as far as that is known. Busy if there is none."""
+    def enter(self, n_bytes: int = 0, ticket: Ticket | None = None) -> Place:
+        """A place for a request with a body of so many bytes, as far as that is known. Busy if there is none.
+
+        ticket  of the request, which ends with the service
+        """
         with self._lock:
             if self._closed:
-                raise Unavailable("not_ready", "the service is shutting down", fix="try another one")
+                raise ending()
             if n_bytes > self.max_bytes:
                 raise TooLarge(
                     "too_large",
@@ -88,7 +92,9 @@ class Admission:
                 self._begin(self.clock())
             self.requests += 1
             self.bytes += n_bytes
-        return Place(self, n_bytes)
+            if ticket is not None:
+                self._tickets.add(ticket)
+        return Place(self, n_bytes, ticket)
 
     @property
     def delay(self) -> float:
@@ -103,6 +109,13 @@ class Admission:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def end(self) -> None:
+        """Tell whoever is still inside that there will be no answer."""
+        with self._lock:
+            tickets = tuple(self._tickets)
+        for ticket in tickets:
+            ticket.cancel(ending())
 
     def _delay(self) -> float:
         return max(self.requests * self._interval, self.backlog())
@@ -137,8 +150,10 @@ class Admission:
         self._left += 1
         self._last = now
 
-    def _leave(self, n_bytes: int, worked: bool) -> None:
+    def _leave(self, n_bytes: int, ticket: Ticket | None, worked: bool) -> None:
         with self._lock:
+            if ticket is not None:
+                self._tickets.discard(ticket)
             now = self.clock()
             if worked:
                 self._count(now)
@@ -146,11 +161,17 @@ class Admission:
             self.bytes -= n_bytes
 
 
+def ending() -> Unavailable:
+    """What is told to requests that the service will not answer any more."""
+    return Unavailable("not_ready", "the service is shutting down", fix="send it again: another one may answer")
+
+
 class Place:
     """Of one request, until it leaves."""
 
-    def __init__(self, admission: Admission, n_bytes: int) -> None:
+    def __init__(self, admission: Admission, n_bytes: int, ticket: Ticket | None) -> None:
         self._admission = admission
+        self._ticket = ticket
         self._bytes = n_bytes
         self._stated = n_bytes
         self._read = 0
@@ -165,7 +186,7 @@ class Place:
 
     def leave(self, worked: bool = True) -> None:
         """`worked`: it was answered, not refused; else it says nothing of how fast work is done."""
-        self._admission._leave(self._bytes, worked)
+        self._admission._leave(self._bytes, self._ticket, worked)
 
 
 class Admit:
@@ -180,14 +201,14 @@ class Admit:
             await self.app(scope, receive, send)
             return
         stated = dict(scope["headers"]).get(b"content-length", b"")
+        ticket = Ticket.within(self.deadline_seconds)
         try:
-            place = self.admission.enter(int(stated) if stated.isdigit() else 0)
+            place = self.admission.enter(int(stated) if stated.isdigit() else 0, ticket)
         except AlbireoError as error:
             await self._refuse(error, scope, receive, send)
             return
-        ticket = Ticket.within(self.deadline_seconds)
         scope.setdefault("state", {})["ticket"] = ticket
-        status = 500
+        status = 0
         watching: asyncio.Task[None] | None = None
 
         async def cancel_if_gone() -> None:
@@ -214,6 +235,11 @@ class Admit:
 
         try:
             await self.app(scope, counted, seen)
+        except asyncio.CancelledError:
+            # The server cuts what is not answered when it ends: a body that did not come, for one.
+            if status or not self.admission.closed:
+                raise
+            await self._refuse(ending(), scope, receive, send)
         finally:
             if watching is not None:
                 watching.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,6 +34,9 @@ from albireo.service.tls import Tls
 
 if TYPE_CHECKING:
     from albireo.service.grpc_door import Door
+
+LAST_SECONDS = 5.0
+"""What the parts of the service get to end when everybody inside was answered, each."""
 
 DESCRIPTION = """Raw survey files in, embeddings and neighbours out.
 
@@ -69,10 +74,10 @@ def create_app(
         door = await open_door() if settings.grpc_port else None
         readiness.start()
         yield
-        drain()
+        await drained()
         if door is not None:
-            await door.close(settings.drain_seconds)
-        core.close()
+            await door.close(LAST_SECONDS)
+        core.close(LAST_SECONDS)
         access.close()
         telemetry.close()
 
@@ -85,8 +90,19 @@ def create_app(
 
     def drain() -> None:
         """Begin nothing new; what was let in is answered."""
+        nonlocal until
+        until = until or time.monotonic() + settings.drain_seconds
         readiness.drain()
         admission.close()
+
+    async def drained() -> None:
+        """What was let in is answered, or told that it will not be, when the time for that is over."""
+        drain()
+        while admission.requests and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        admission.end()
+
+    until = 0.0
 
     app = FastAPI(
         title="Albireo",
@@ -96,7 +112,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.drain = drain
+    app.state.drain, app.state.drained = drain, drained
     app.add_middleware(Admit, admission=admission, deadline_seconds=settings.deadline_seconds)
     app.add_middleware(Bounds, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from albireo.observations.errors import AlbireoError, Gone, Late, TooLarge, Unavailable
+from albireo.observations.errors import AlbireoError, Late, TooLarge, Unavailable
 from albireo.service.tickets import PRIORITIES, Priority, Ticket
 from albireo.service.watch import Tally, current
 
@@ -26,6 +26,12 @@ WEIGHT = 0.2
 
 TELLING = 0.25
 """Share of the budget that a batch must have to say how fast work is done: small ones take nearly as long."""
+
+STUCK = 10.0
+"""Seconds that any batch may take."""
+
+STUCK_TIMES = 5.0
+"""Times as long as the longest before it that a batch may take."""
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -80,7 +86,7 @@ class Together(Generic[Given, Result]):
         return self.works[-1]
 
     def wait(self) -> list[Result | AlbireoError]:
-        """What came of each, in order; Gone or Late if the ticket ends before."""
+        """What came of each, in order; the error of the ticket if that ends before."""
         self.ticket.when_cancelled(self._woken.set)
         while self._left:
             self._woken.wait(self.ticket.remaining())
@@ -88,7 +94,7 @@ class Together(Generic[Given, Result]):
                 self.ticket.check()
         results = [result for result in self._results if result is not None]
         for result in results:
-            if isinstance(result, Gone | Late):
+            if isinstance(result, Late) or result is self.ticket.why:
                 raise result
         return results
 
@@ -112,9 +118,10 @@ class Batcher(Generic[Given, Result]):
     )
     _costs: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0))
     _changed: threading.Condition = field(default_factory=threading.Condition)
-    _computing: int = 0
+    _computing: dict[int, tuple[float, int]] = field(default_factory=dict)
     _closed: bool = False
     _rate: float = 0.0
+    _longest: tuple[float, int] = (0.0, 1)
     _bulk_first: float = 0.0
 
     @property
@@ -129,7 +136,20 @@ class Batcher(Generic[Given, Result]):
     @property
     def computing(self) -> int:
         """Batches that were taken and are not done."""
-        return self._computing
+        return len(self._computing)
+
+    def stuck(self) -> float | None:
+        """Seconds for which a batch is computed that should have been done long ago, None if none is."""
+        with self._changed:
+            now = self.clock()
+            running = [(now - taken, cost) for taken, cost in self._computing.values()]
+            return max((seconds for seconds, cost in running if seconds > self._most(cost)), default=None)
+
+    def _most(self, cost: int) -> float:
+        """Seconds that a batch of this cost may take: STUCK, and STUCK_TIMES as long as the longest that did not take
+        too long itself, or longer as it costs more. Before there was one nobody knows."""
+        longest, its_cost = self._longest
+        return max(STUCK, STUCK_TIMES * longest * max(1.0, cost / its_cost)) if longest else float("inf")
 
     def oldest(self) -> float | None:
         """Seconds that the work waits which came first, None if none waits."""
@@ -166,7 +186,7 @@ class Batcher(Generic[Given, Result]):
                     self._changed.wait(wait)
                 batch, dropped = self._filled()
                 if batch:
-                    self._computing += 1
+                    self._computing[id(batch[0])] = batch[0].taken, sum(work.cost for work in batch)
                 ended = self._closed and not batch and not dropped
             for work, reason in dropped:
                 work.settle(reason)
@@ -177,9 +197,11 @@ class Batcher(Generic[Given, Result]):
         """A batch that was taken has been computed."""
         if batch:
             with self._changed:
-                self._computing -= 1
-                cost = sum(work.cost for work in batch)
-                rate = cost / max(self.clock() - batch[0].taken, 1e-6)
+                taken, cost = self._computing.pop(id(batch[0]))
+                seconds = max(self.clock() - taken, 1e-6)
+                if seconds <= self._most(cost):
+                    self._longest = max(self._longest, (seconds, cost))
+                rate = cost / seconds
                 if cost >= TELLING * self.budget or (self._rate and rate > self._rate):
                     self._rate += (rate - self._rate) * (WEIGHT if self._rate else 1.0)
                 self._changed.notify_all()
@@ -210,7 +232,7 @@ class Batcher(Generic[Given, Result]):
             return 0.0 if self._closed else None
         if self._closed or self.waiting >= self.budget:
             return 0.0
-        if self._computing >= self.parallel:
+        if len(self._computing) >= self.parallel:
             return None
         return max(0.0, min(first) + self.max_wait - self.clock())
 
@@ -256,7 +278,8 @@ class Batcher(Generic[Given, Result]):
                     gone += mine
             self._changed.notify_all()
         for work in gone:
-            work.settle(Gone("cancelled", "the request was taken back"))
+            assert ticket.why is not None
+            work.settle(ticket.why)
 
 
 def _ended(ticket: Ticket, now: float) -> AlbireoError | None:

@@ -265,7 +265,7 @@ def serve(
         print(f"Albireo on {address}{beside}  (try {address}/docs; stop with Ctrl-C)", flush=True)
     configure(settings.log_format, settings.log_level)
     secured = tls.uvicorn() if tls else {}
-    run(create_app(open_core(settings), settings), settings.host, settings.port, settings.drain_seconds, **secured)
+    run(create_app(open_core(settings), settings), settings.host, settings.port, **secured)
     return 0
 
 

@@ -258,10 +258,10 @@ class Core:
         """The pipeline, None while there is none or it has not begun."""
         return None if self._pipeline is None else self._pipeline.value
 
-    def close(self) -> None:
-        """Compute what waits, then close the collections if they were opened."""
+    def close(self, seconds: float = 30.0) -> None:
+        """Compute what waits, so long at most, then close the collections if they were opened."""
         if self.pipeline is not None:
-            self.pipeline.close()
+            self.pipeline.close(seconds)
         if self._collections.value is not None:
             self._collections.value.close()
 

@@ -229,6 +229,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "errors": [],
             }
         ],
+        "timings_ms": {"parse": 12.5},
         "usage": {"tokens": 273},
         "request_id": _REQUEST_ID,
     },

@@ -23,10 +23,12 @@ import grpc
 from anyio import CapacityLimiter
 from google.protobuf.message import Message
 
-from albireo.observations.errors import AlbireoError, BadInput, Busy, Unavailable
+from albireo.observations.errors import AlbireoError, BadInput, Busy
 from albireo.observations.room import room_for
+from albireo.service.admission import ending
 from albireo.service.core import Core
 from albireo.service.grpc_errors import abort
+from albireo.service.observing import server_timing
 from albireo.service.problems import grpc_status_of
 from albireo.service.tickets import Ticket
 from albireo.service.watch import Tally
@@ -98,13 +100,13 @@ class Call:
             self.ticket.check()
             if self.grant is not None:
                 self.grant.go_on()
+            ticket = Ticket(self.ticket.priority, self.ticket.deadline)
             try:
-                place = self._calls.admission.enter(n_bytes)
+                place = self._calls.admission.enter(n_bytes, ticket)
             except Busy as busy:
                 await asyncio.sleep(min(busy.retry_after, PATIENCE))
                 continue
             break
-        ticket = Ticket(self.ticket.priority, self.ticket.deadline)
         self._windows.add(ticket)
         done = False
         try:
@@ -243,14 +245,14 @@ class Calls(grpc.aio.ServerInterceptor):
         grant = None if self.access is None or is_health else self.access.check(key_of(sent), operation)
         tally.key = None if grant is None else grant.name
         free = is_health or operation in IDLE
+        own = [] if several or is_health else [self.deadline_seconds]
+        limits = [seconds for seconds in (context.time_remaining(), *own) if seconds is not None]
+        ticket = Ticket.within(min(limits, default=None), "bulk" if several else "interactive")
         place = None
         if several:
             self._open_stream()
         elif not free:
-            place = self.admission.enter()
-        own = [] if several or is_health else [self.deadline_seconds]
-        limits = [seconds for seconds in (context.time_remaining(), *own) if seconds is not None]
-        ticket = Ticket.within(min(limits, default=None), "bulk" if several else "interactive")
+            place = self.admission.enter(ticket=ticket)
         call = Call(self.core.on(ticket), ticket, tally, self, grant)
         token = _CURRENT.set(call)
         done = False
@@ -262,9 +264,8 @@ class Calls(grpc.aio.ServerInterceptor):
             yield call, place
             done = True
             call.charge()
-            if grant is not None:
-                left = ((name.lower(), text) for name, text in grant.headers())
-                context.set_trailing_metadata((*about, *left))
+            left = () if grant is None else ((name.lower(), text) for name, text in grant.headers())
+            context.set_trailing_metadata((*about, ("server-timing", server_timing(tally)), *left))
         finally:
             _CURRENT.reset(token)
             call.end()
@@ -274,7 +275,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _open_stream(self) -> None:
         if self.admission.closed:
-            raise Unavailable("not_ready", "the service is shutting down", fix="try another one")
+            raise ending()
         if self.streams >= self.max_requests:
             raise Busy("overloaded", f"{self.streams} streams are open", fix="close one, or try again later")
         self.streams += 1

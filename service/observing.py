@@ -144,7 +144,7 @@ class Observe:
             async def told(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     tally.status = str(message["status"])
-                    about = ((b"x-request-id", tally.request_id), (b"server-timing", _server_timing(tally)))
+                    about = ((b"x-request-id", tally.request_id), (b"server-timing", server_timing(tally)))
                     message["headers"] = [*message.get("headers", ()), *((name, text.encode()) for name, text in about)]
                 else:
                     tally.bytes_out += len(message.get("body", b""))
@@ -164,7 +164,7 @@ def _operation(scope: Scope) -> str:
     return str(named or "unknown")
 
 
-def _server_timing(tally: Tally) -> str:
+def server_timing(tally: Tally) -> str:
     """https://www.w3.org/TR/server-timing/: ms by stage, and of all until now."""
     total = (time.monotonic() - tally.began) * 1e3
     return ", ".join(f"{name};dur={ms:.3f}" for name, ms in (tally.timings.milliseconds() | {"total": total}).items())

@@ -123,6 +123,11 @@ class Pipeline:
         return {name: seconds for name, seconds in found.items() if seconds is not None}
 
     @property
+    def stuck(self) -> float | None:
+        """Seconds for which the encoder computes a batch that should have been done long ago, None if it does not."""
+        return self.encoding.stuck()
+
+    @property
     def seconds_to_drain(self) -> float:
         """How long what waits will take, as fast as it went lately; stages share the cores, so their times add."""
         return sum(batcher.seconds for batcher in self._batchers)
@@ -203,7 +208,7 @@ class Pipeline:
 
 
 class Lane(EngineAround):
-    """The Engine (see models/engine.py) of one request. Gone or Late when its ticket ends before the answer."""
+    """The Engine (see models/engine.py) of one request. The error of its ticket when that ends before the answer."""
 
     def __init__(self, pipeline: Pipeline, ticket: Ticket, anew: bool = False) -> None:
         super().__init__(uncached(pipeline.engine) if anew else pipeline.engine)

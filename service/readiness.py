@@ -41,6 +41,8 @@ from albireo.observations.observation import (
 )
 from albireo.observations.spaces import same_space
 from albireo.service.core import Core
+from albireo.service.engine_around import uncached
+from albireo.service.subjects import Subject
 from albireo.service.tickets import Ticket
 
 PROBE = "probe-1"
@@ -192,6 +194,7 @@ class Readiness:
         self._last: Report | None = None
         self._last_time = 0.0
         self._first: KnownAnswer | None = None
+        self._warm = False
         self._draining = False
 
     def drain(self) -> None:
@@ -201,7 +204,7 @@ class Readiness:
     @property
     def started(self) -> bool:
         """Whether the first probes came back good: what is needed is loaded, and computes."""
-        return self._first is not None
+        return self._first is not None and self._last is not None
 
     @property
     def starting(self) -> str:
@@ -227,6 +230,10 @@ class Readiness:
         last, age = self._last, time.monotonic() - self._last_time
         if last is None:
             return Report(False, "the first known-answer embedding is still being computed", {})
+        stuck = self.core.pipeline.stuck if self.core.pipeline is not None else None
+        if stuck is not None:
+            detail = f"a batch is in the encoder for {stuck:.0f} s, far longer than batches take"
+            return Report(False, f"embed: {detail}", {**last.capabilities, "embed": {"ok": False, "detail": detail}})
         if age > BUSY_SECONDS + self.fresh_seconds:
             return Report(False, f"the probes have not come back for {age:.0f} s", last.capabilities)
         return last
@@ -241,6 +248,7 @@ class Readiness:
             "search": _told(self._search),
             "write": _told(self._write),
             "workers": _told(self._workers),
+            "heads": _told(self._heads),
             "redis": _told(self._redis) if self.redis_url else {"ok": None, "detail": "not configured"},
         } | {name: _told(partial(_passed_on, check)) for name, check in self.beside.items()}
         broken = [name for name in ("embed", "search") if not capabilities[name]["ok"]]
@@ -249,7 +257,8 @@ class Readiness:
 
     def _embed(self) -> str:
         # Through the queues, like everything else: workers that do not work are seen.
-        now = answer(self.core.on(Ticket.within(BUSY_SECONDS)).engine)
+        # Anew: a cache remembers what an engine computed that is dead by now.
+        now = answer(uncached(self.core.on(Ticket.within(BUSY_SECONDS)).engine))
         if self.core.pipeline is not None and self.core.pipeline.dead:
             raise WrongAnswer(f"workers have ended: {', '.join(self.core.pipeline.dead)}")
         if not np.isfinite(now.values).all() or not now.values.any():
@@ -299,6 +308,21 @@ class Readiness:
         return "; ".join(
             [self.core.pipeline.staff, *(f"{stage}: waiting for {wait:.1f} s" for stage, wait in waits.items())]
         )
+
+    def _heads(self) -> str:
+        """Heads are opened, and those with a file asked once at the start, so that nobody waits until they are warm."""
+        found = list(self.core.shelf.all())
+        heads = {one.name: one for one in found if not isinstance(one, AlbireoError)}
+        if not self._warm and self._first is not None:
+            model = self.core.described
+            fitting = {name: one for name, one in heads.items() if one.path and one.about(model)["fits"]}
+            if fitting:
+                subject = Subject(PROBE, None, probe(self.core.inputs))
+                self.core.on(Ticket.within(BUSY_SECONDS)).predict([subject], fitting)
+            self._warm = True
+        if bad := [str(one) for one in found if isinstance(one, AlbireoError)]:
+            raise WrongAnswer("; ".join(bad))
+        return ", ".join(heads)
 
     def _redis(self) -> str:
         from redis import Redis  # optional in a deployment: loaded only where it is configured

@@ -30,7 +30,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from albireo.models.engine import CodecEngine, Tokens
-from albireo.observations.errors import CODES, AlbireoError, BadInput, Gone, Late
+from albireo.observations.errors import CODES, AlbireoError, BadInput, Unavailable
 from albireo.observations.modalities import MODALITIES
 from albireo.observations.observation import Observation
 from albireo.service import tickets, watch
@@ -235,7 +235,8 @@ class RemoteTokens(EngineAround):
     def _waited(self, pool: str, asked: _Asked) -> bytes | None:
         """The result of one payload; None when nobody is there any more to give it.
 
-        Gone or Late when the request that it is for has ended: the payload is taken back, if no worker has it yet.
+        The error of its ticket when the request that it is for has ended: the payload is taken back, if no worker has
+        it yet.
         """
         ticket = tickets.current() or Ticket()
         ticket.when_cancelled(asked.done.set)
@@ -247,7 +248,7 @@ class RemoteTokens(EngineAround):
             if not asked.result:
                 ticket.check()
             return asked.result
-        except (Gone, Late):
+        except Unavailable:
             self._take_back(pool, asked)
             raise
         finally:

@@ -160,18 +160,23 @@ class Doors:
         check_count(n, self.settings.max_items)
 
     def _validate(self, request: Request, received: Received) -> Response:
-        body = received.body(schemas.EmbedRequest)
-        gatherer = body.gatherer()
-        if body.content.items:
+        with tally().timings.stage("parse"):
+            body = received.body(schemas.EmbedRequest)
+            gatherer = body.gatherer()
             reports: list[FileReport] = []
-            subjects = gatherer.items(body.content.items)
-        else:
-            reports, subjects = gatherer.reports_of_all()
+            if body.content.items:
+                subjects = gatherer.items(body.content.items)
+            else:
+                reports, subjects = gatherer.reports_of_all()
         if not subjects and not reports:
             raise BadInput("request_invalid", "nothing was sent", field="items", fix="send files or items")
         understood = self.core.under(body.content.options.terms).validate(reports, subjects)
-        model = self.core.engine.name
-        return replies.reply(schemas.ValidateReply(model=model, request_id=request.state.request_id, **understood))
+        common = {
+            "model": self.core.engine.name,
+            "timings_ms": tally().timings.milliseconds("parse"),
+            "request_id": request.state.request_id,
+        }
+        return replies.reply(schemas.ValidateReply(**common, **understood))
 
     def _embed(self, request: Request, received: Received, forms: Sequence[Form]) -> Response:
         with tally().timings.stage("parse"):

@@ -101,6 +101,7 @@ class TermOptions(Model):
 class Options(TermOptions):
     in_query: ClassVar = {
         "pooling": {"enum": ["mean", "mean_per_modality", "tokens"]},
+        "normalize": {"type": "boolean"},
         "encoding": {"enum": ["float", "base64"]},
         "dims": {"type": "integer"},
         **TermOptions.terms_in_query,
@@ -323,6 +324,7 @@ class ValidateReply(Model):
     model: str
     files: list[FileReply]
     items: list[ValidatedItem]
+    timings_ms: dict[str, float]
     usage: dict[str, int]
     request_id: str
 

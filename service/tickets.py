@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
-from albireo.observations.errors import Gone, Late
+from albireo.observations.errors import AlbireoError, Gone, Late
 
 Priority = Literal["interactive", "bulk"]
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
@@ -21,11 +20,12 @@ class Ticket:
     """Of one request. Verbs look at it between steps; whoever took the request may cancel it from any thread.
 
     deadline  by time.monotonic(), None = whenever
+    why       it was cancelled, None if it was not
     """
 
     priority: Priority = "interactive"
     deadline: float | None = None
-    _cancelled: threading.Event = field(default_factory=threading.Event)
+    why: AlbireoError | None = None
     _told: list[Callable[[], None]] = field(default_factory=list)
 
     @classmethod
@@ -43,11 +43,11 @@ class Ticket:
 
     @property
     def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        return self.why is not None
 
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more: what has not begun is not computed."""
-        self._cancelled.set()
+    def cancel(self, why: AlbireoError | None = None) -> None:
+        """What has not begun is not computed, and whoever waits is told why: by default, that nobody should wait."""
+        self.why = self.why or why or Gone("cancelled", "the request was taken back")
         for tell in tuple(self._told):
             tell()
 
@@ -62,9 +62,9 @@ class Ticket:
         return None if self.deadline is None else self.deadline - (time.monotonic() if now is None else now)
 
     def check(self, now: float | None = None) -> None:
-        """Gone if the ticket was cancelled, Late if its deadline passed."""
-        if self.cancelled:
-            raise Gone("cancelled", "the request was taken back")
+        """The reason if the ticket was cancelled, Late if its deadline passed."""
+        if self.why is not None:
+            raise self.why
         left = self.remaining(now)
         if left is not None and left <= 0:
             raise Late("deadline_exceeded", "the deadline passed", fix="allow more time, or send fewer objects")

@@ -174,6 +174,31 @@ def test_bulk_fills_what_interactive_leaves() -> None:
     assert [(work.ticket.priority, work.cost) for work in batcher.take()] == [("interactive", 5), ("bulk", 4)]
 
 
+def test_a_batch_that_takes_far_longer_than_others_is_stuck() -> None:
+    clock = Clock()
+    batcher: Batcher[int, str] = Batcher(BUDGET, clock=clock)
+    batcher.put(works(Ticket(), 2))
+    first = batcher.take()
+    clock.now += 1000.0
+    assert batcher.stuck() is None, "nobody knows how long the first one takes"
+    clock.now -= 996.0
+    batcher.done(first)
+    batcher.put(works(Ticket(), 1))
+    small = batcher.take()
+    clock.now += 19.0
+    assert batcher.stuck() is None
+    clock.now += 2.0
+    assert batcher.stuck() == pytest.approx(21.0)
+    batcher.done(small)
+    assert batcher.stuck() is None
+    batcher.put(works(Ticket(), 8))
+    batcher.take()
+    clock.now += 79.0
+    assert batcher.stuck() is None, "it costs four times as much as the longest that was as it should be"
+    clock.now += 2.0
+    assert batcher.stuck() == pytest.approx(81.0)
+
+
 def test_an_idle_batcher_gives_at_once_and_a_busy_one_gathers() -> None:
     batcher: Batcher[int, str] = Batcher(BUDGET)
     batcher.put(works(Ticket(), 1))

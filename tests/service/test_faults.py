@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +185,35 @@ from albireo.service.settings import Settings
 import time
 class Slow(ToyEngine):
     def embed(self, tokens, pooling="mean"):
-        time.sleep(0.3)
+        if any(len(one.ids) == 1 for one in tokens):  # the probe has more
+            time.sleep(float(sys.argv[3]))
         return super().embed(tokens, pooling)
-settings = Settings(data_folder=Path(sys.argv[1]), model=sys.argv[1])
-run(create_app(new_core(Slow(), settings), settings), "127.0.0.1", int(sys.argv[2]), 20)
+settings = Settings(data_folder=Path(sys.argv[1]), model=sys.argv[1], drain_seconds=float(sys.argv[4]))
+run(create_app(new_core(Slow(), settings), settings), "127.0.0.1", int(sys.argv[2]))
 """
+
+
+@contextmanager
+def serving(folder: Path, seconds: float, drain: float) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A service in a process of its own, whose batches take so long, and its address, when it is ready."""
+    port = free_port()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", SERVE, str(folder), str(port), str(seconds), str(drain)]
+    process = subprocess.Popen(command, env=environment, cwd=folder)
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    try:
+        until(ready, 60)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:
@@ -197,41 +223,68 @@ def free_port() -> int:
 
 
 def test_sigterm_under_load(tmp_path: Path) -> None:
-    """Every request that was let in is answered; what comes later is refused, not lost; the process ends well."""
-    port = free_port()
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(tmp_path), str(port)], env=environment, cwd=tmp_path)
-    url = f"http://127.0.0.1:{port}"
-
-    def alive() -> bool:
-        try:
-            return httpx.get(f"{url}/livez").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def ask(n: int) -> int:
-        try:
-            return httpx.post(f"{url}/v1/embed", json={"items": [flux(n)]}, timeout=30).status_code
-        except httpx.ConnectError:
-            return 0
-        except httpx.HTTPError as error:
-            raise AssertionError(f"a request was cut off: {error!r}") from error
-
-    try:
-        until(alive, 60)
-        with ThreadPoolExecutor(16) as threads:
-            first = [threads.submit(ask, n) for n in range(16)]
-            until(lambda: "albireo_requests_in_flight" in httpx.get(f"{url}/metrics").text)
-            time.sleep(1.0)
-            process.send_signal(signal.SIGTERM)
-            answers = [future.result(60) for future in first]
-        assert answers.count(200) == len(answers), answers
+    """Every request that was let in is answered; what comes meanwhile is refused, not lost; the process ends well."""
+    with serving(tmp_path, 2.0, 30.0) as (process, url), ThreadPoolExecutor(16) as threads:
+        first = [threads.submit(ask, url, n) for n in range(16)]
+        inside(url, 16)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        assert "shutting down" in httpx.get(f"{url}/readyz").json()["detail"]
+        assert httpx.get(f"{url}/livez").status_code == 200
+        late = httpx.post(f"{url}/v1/embed", json={"items": [flux(99)]})
+        assert (late.status_code, late.json()["code"]) == (503, "not_ready")
+        assert late.headers["retry-after"]
+        answers = [future.result(60).status_code for future in first]
+        assert answers == [200] * 16
         assert process.wait(30) in (0, -signal.SIGTERM)
-        assert ask(99) == 0
-    finally:
-        process.kill()
-        process.wait()
+        with pytest.raises(httpx.ConnectError):
+            ask(url, 99)
+
+
+def test_what_takes_longer_than_the_end_of_a_service_is_told_so(tmp_path: Path) -> None:
+    """By the error that sends it elsewhere, whether it is computed or still comes in; and the process does end."""
+    with serving(tmp_path, 20.0, 1.0) as (process, url), ThreadPoolExecutor(4) as threads:
+        first = [threads.submit(ask, url, n) for n in range(3)]
+        header = {"Content-Type": "application/json"}
+        slow = threads.submit(httpx.post, f"{url}/v1/embed", content=dripping(), headers=header, timeout=60)
+        inside(url, 4)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        for answer in [future.result(60) for future in (*first, slow)]:
+            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), answer.text
+            assert answer.headers["retry-after"]
+        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert time.monotonic() - began < 20
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, 20.0, 60.0) as (process, url), ThreadPoolExecutor(1) as threads:
+        first = threads.submit(ask, url, 1)
+        inside(url, 1)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert time.monotonic() - began < 10
+        assert isinstance(first.exception(10), httpx.HTTPError)
+
+
+def ask(url: str, n: int) -> httpx.Response:
+    return httpx.post(f"{url}/v1/embed", json={"items": [flux(n)]}, timeout=60)
+
+
+def inside(url: str, n: int) -> None:
+    """Wait until so many requests are inside, beside the one that asks."""
+    pattern = re.compile(r"^albireo_requests_in_flight(?:\{.*\})? ([0-9.]+)$", re.MULTILINE)
+    until(lambda: sum(map(float, pattern.findall(httpx.get(f"{url}/metrics").text))) > n)
+
+
+def dripping() -> Iterator[bytes]:
+    """A body that does not come to its end."""
+    yield b'{"items": ['
+    time.sleep(9)
+    yield b"]}"
 
 
 def test_weights_that_are_damaged_on_disk_are_never_ready(tmp_path: Path) -> None:

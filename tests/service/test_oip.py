@@ -79,6 +79,7 @@ def serving(core: Core, settings: Settings) -> Iterator[Served]:
             while not server.started:
                 thread.join(0.01)
                 assert thread.is_alive()
+            readiness.start().join(60)  # what is computed beside may be summed in another order
             yield Served(
                 f"127.0.0.1:{listening.getsockname()[1]}", f"127.0.0.1:{settings.grpc_port}", core, core.engine
             )

@@ -229,6 +229,21 @@ def write(folder: str) -> None:
     core.close()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        schemas.Options,
+        token_schemas.TokenizeOptions,
+        prediction_schemas.PredictOptions,
+        generation_schemas.GenerateOptions,
+    ],
+)
+def test_every_option_can_stand_in_a_query(options: Any) -> None:
+    """A body that is a file alone has no other place for it; what files do not say has names of its own."""
+    names = {field.alias or name for name, field in options.model_fields.items()} - {"read"}
+    assert names <= options.in_query.keys()
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         write(place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,16 @@ from fastapi.testclient import TestClient
 
 from albireo.index.collection import Collections
 from albireo.observations.errors import BadCheckpoint
+from albireo.service import batching
 from albireo.service.app import create_app
 from albireo.service.core import Core
-from albireo.service.readiness import KnownAnswer, Readiness, answer
+from albireo.service.embedding_cache import EmbeddingCache
+from albireo.service.readiness import KnownAnswer, Readiness, answer, probe
 from albireo.service.settings import Settings
+from albireo.service.subjects import Subject
+from albireo.service.tickets import Ticket
+from albireo.service.token_cache import with_token_cache
+from albireo.service.watch import UNWATCHED
 
 
 def test_ready_with_a_right_engine(client: TestClient) -> None:
@@ -25,8 +33,10 @@ def test_ready_with_a_right_engine(client: TestClient) -> None:
         "search": True,
         "write": True,
         "workers": True,
+        "heads": True,
         "redis": None,
     }
+    assert capabilities["heads"]["detail"] == "tok_z"
 
 
 def test_started_says_what_is_awaited_and_stays(engine, core: Core, settings: Settings, tmp_path: Path) -> None:
@@ -66,6 +76,86 @@ def test_an_engine_that_turns_wrong_is_not_ready(client: TestClient, engine, shi
     assert client.get("/livez").status_code == 200
     engine.shift = 0.0
     assert client.get("/readyz").status_code == 200
+
+
+def test_no_cache_answers_for_a_dead_engine(engine, settings: Settings, tmp_path: Path) -> None:
+    """Neither embeddings nor tokens of the probe are those that were remembered."""
+    cached = settings.model_copy(update={"token_cache": tmp_path / "tokens"})
+    core = with_token_cache(Core(lambda: engine, lambda: Collections(settings.collections_file)), cached)
+    core._results = EmbeddingCache(1 << 20)
+    core.staff(settings.staffing, UNWATCHED)
+    readiness = Readiness(core, tmp_path, fresh_seconds=0.0, wait_seconds=20.0)
+    try:
+        assert readiness.report().ready
+        core.on(Ticket()).embed([Subject("probe", None, probe(engine.inputs))])
+        tokenize, engine.tokenize = engine.tokenize, _fails
+        assert not readiness.report().ready
+        engine.tokenize, engine.crash = tokenize, True
+        assert not readiness.report().ready
+        engine.crash = False
+        assert readiness.report().ready
+    finally:
+        core.close()
+
+
+def _fails(*given: object) -> None:
+    raise RuntimeError("no tokens")
+
+
+def test_an_encoder_that_hangs_is_told_soon(
+    engine, core: Core, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the probe gives up, and not while a batch takes what batches take."""
+    monkeypatch.setattr(batching, "STUCK", 0.2)
+    core.staff(settings.staffing, UNWATCHED)
+    readiness = Readiness(core, tmp_path, fresh_seconds=60.0, wait_seconds=20.0)
+    assert readiness.report().ready
+    engine.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        begun = threads.submit(core.on(Ticket()).embed, [Subject("probe", None, probe(engine.inputs))])
+        try:
+            assert readiness.report().ready
+            time.sleep(0.5)
+            assert core.pipeline is not None
+            while core.pipeline.stuck is None:
+                time.sleep(0.1)
+            report = readiness.report()
+        finally:
+            engine.gate.set()
+        begun.result()
+    assert not report.ready
+    assert "a batch is in the encoder" in report.reason
+    assert report.capabilities["embed"]["ok"] is False
+    assert readiness.report().ready
+
+
+def test_heads_that_cannot_be_opened_are_told(core: Core, settings: Settings, tmp_path: Path) -> None:
+    folder = settings.data_folder / "heads"
+    folder.mkdir(parents=True)
+    (folder / "broken.safetensors").write_bytes(b"no head")
+    report = Readiness(core, tmp_path, wait_seconds=20.0).report()
+    assert report.ready
+    assert report.capabilities["heads"]["ok"] is False
+    assert "broken" in report.capabilities["heads"]["detail"]
+
+
+def test_heads_are_asked_before_the_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    core = Core.local(Settings(data_folder=tmp_path))
+    predict = Core.predict
+
+    def seen(self: Core, subjects, heads, **more):
+        asked.append(sorted(heads))
+        assert not readiness.started
+        return predict(self, subjects, heads, **more)
+
+    monkeypatch.setattr(Core, "predict", seen)
+    readiness = Readiness(core, tmp_path, fresh_seconds=0.0, wait_seconds=60.0)
+    for _ in range(2):
+        assert readiness.report().ready
+    assert readiness.started
+    assert asked == [["class", "galaxy", "redshift", "stellar"]]
+    core.close()
 
 
 def test_an_engine_that_starts_wrong_is_told_by_the_stored_answer(engine, core: Core, tmp_path: Path) -> None:
