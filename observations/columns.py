@@ -395,7 +395,12 @@ def _fits_column(hdu: Any, item: Any) -> Column:
         missing = values == "" if values.ndim == 1 else missing
     elif values.dtype.kind in "iu" and item.null is not None and values.ndim == 1:
         missing = values == item.null
-    return Column(item.name, np.array(values, dtype=values.dtype.newbyteorder("=")), missing, item.unit or None)
+    return Column(
+        item.name,
+        np.array(values, dtype=values.dtype.newbyteorder("=")),
+        missing,
+        str(item.unit) if item.unit else None,
+    )
 
 
 def _load_votable(source: Source) -> Columns:

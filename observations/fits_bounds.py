@@ -42,7 +42,10 @@ MOST_NUMBERED = 999
 """Axes of an image and columns of a table, at most (FITS 4.0, 4.4.1 and 7.2.1): so many keywords can number."""
 
 _CARD, _BLOCK = 80, 2880
-_SIZE_CARD = re.compile(rb"(Z?NAXIS\d*|Z?BITPIX|PCOUNT|GCOUNT|TFIELDS) *=([^/]*)")
+_SIZE_CARD = re.compile(
+    rb"\s*(?:HIERARCH\s+)?(Z?NAXIS\d*|Z?BITPIX|PCOUNT|GCOUNT|TFIELDS)(?![A-Z0-9_-])\s*(?:=([^/]*))?", re.IGNORECASE
+)
+"""As astropy finds them: also in small letters, after blanks, and without a value."""
 _COUNTS = (b"NAXIS", b"ZNAXIS", b"TFIELDS")
 _END = b"END".ljust(_CARD)
 _FORM = re.compile(r"\s*(\d*)([LXBIJKAEDCMPQ])([LXBIJKAEDCM]?)")
@@ -100,7 +103,7 @@ def _checked_header(content: bytes, start: int) -> int:
         card = _SIZE_CARD.match(content[at : at + _CARD])
         if card is None:
             continue
-        name, value = card[1], card[2].strip()
+        name, value = card[1].upper(), (card[2] or b"").strip()
         whole = re.fullmatch(rb"[+-]?\d{1,18}", value) is not None
         if not whole or (int(value) < 0 and b"BITPIX" not in name) or (name in _COUNTS and int(value) > MOST_NUMBERED):
             told = value.decode("ascii", "replace")

@@ -177,12 +177,15 @@ def _taken(room: Room) -> int:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """SIGPROF ends the process after so much CPU time; a pause costs none."""
+    """SIGPROF ends the process after so much CPU time; a pause costs none. Larger arrays than may be are refused."""
+    addresses = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + bounds.ADDRESSES, addresses[1]))
     signal.setitimer(signal.ITIMER_PROF, bounds.SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, addresses)
 
 
 def _memory(name: str) -> int:
@@ -204,7 +207,6 @@ def work(order: Order) -> None:
     room = KEPT_BYTES - sum(len(part) for parts in kept for part in parts)
     counts = {kind: int(n) for kind, n in (line.rsplit(" ", 1) for line in _lines(folder / "counts"))}
     _, before, errors, answers, _, _, _, _ = board.read()
-    resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + bounds.ADDRESSES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     start, rss = time.process_time(), _memory("VmRSS")
     current = (folder / "current").open("r+b" if (folder / "current").exists() else "w+b", buffering=0)

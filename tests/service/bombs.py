@@ -143,6 +143,16 @@ def fits_of_a_text_for_a_size() -> bytes:
     return _header(SIMPLE=True, BITPIX=8, NAXIS=2, NAXIS1=1 << 31, NAXIS2="AAAA") + bytes(2880)
 
 
+def fits_of_a_size_without_a_value() -> bytes:
+    """Which is a text too."""
+    return fits_of_a_text_for_a_size().replace(b"NAXIS2  =", b"NAXIS2   ")
+
+
+def fits_of_axes_after_blanks() -> bytes:
+    """astropy leaves the blanks out."""
+    return fits_of_axes_behind().replace(b"NAXIS   =           2147483648", b"  naxis =           2147483648")
+
+
 def fits_that_goes_back() -> bytes:
     """Data of negative size, so that the next HDU is this one again."""
     behind = {"XTENSION": "IMAGE", "BITPIX": 8, "NAXIS": 1, "NAXIS1": -2880, "PCOUNT": 0, "GCOUNT": 1}
@@ -385,6 +395,8 @@ BOMBS: dict[Callable[[], bytes], str] = {
     fits_of_axes_behind: DAMAGED,
     fits_of_columns: DAMAGED,
     fits_of_a_text_for_a_size: DAMAGED,
+    fits_of_a_size_without_a_value: DAMAGED,
+    fits_of_axes_after_blanks: DAMAGED,
     fits_that_goes_back: DAMAGED,
     fits_of_cards_of_a_compressed_image: TOO_LARGE,
     fits_of_a_large_image: TOO_LARGE,
