@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from albireo.observations import errors
 from albireo.observations.errors import CODES, AlbireoError, BadInput, Conflict, NotFound
-from albireo.service import problems, schemas
+from albireo.service import examples, problems, schemas
+from albireo.service.protos.albireo.v1 import albireo_pb2 as pb
 
 OPERATIONS = {
     "/livez": {"get"},
@@ -94,6 +99,29 @@ def test_probes_may_ask_for_the_status_alone(client: TestClient, engine, path: s
     engine.shift = 0.5
     assert client.head(path).status_code == client.get(path).status_code == (503 if path == "/readyz" else 200)
     assert client.head("/v1/info").status_code == 405
+
+
+def test_what_is_not_there_yet_is_refused(client: TestClient) -> None:
+    """docs/conventions.md lists it; whatever is served one day leaves the list."""
+    page = (Path(__file__).parents[2] / "docs/conventions.md").read_text()
+    listed = set(re.findall(r"`([^`\n]+)`", page.partition("## What is not there yet")[2]))
+    request = examples.REQUESTS["EmbedRequest"]
+    for name, value in (("precision", "bfloat16"), ("store_in", "c"), ("pooling", "attentive")):
+        assert {name, value} & listed
+        refused = client.post("/v1/embed", json=request | {"options": {name: value}})
+        assert (refused.status_code, refused.json()["code"]) == (422, "request_invalid"), name
+    assert client.post("/v1/embed", json=request).status_code == 200
+    assert client.post("/v1/embeddings", json=request).status_code == 404
+    for verb in (":load", ":unload", ":promote"):
+        assert verb in listed
+        assert client.post(f"/v1/models/toy{verb}").status_code == 405
+    file = io.BytesIO()
+    np.save(file, np.ones((4, 96, 96), np.float32))
+    for content in (file.getvalue(), file.getvalue()[-4 * 96 * 96 * 4 :]):
+        kind = {"Content-Type": "application/octet-stream"}
+        assert client.post("/v1/embed", content=content, headers=kind).json()["code"] == "unknown_format"
+    calls = {call.name for service in pb.DESCRIPTOR.services_by_name.values() for call in service.methods}
+    assert {"Cone", "Crossmatch", "Delete", "Scroll", "Jobs"} <= listed - calls
 
 
 @pytest.mark.parametrize(
