@@ -166,6 +166,8 @@ class Archive:
         if version not in readers:
             raise BadInput("damaged_file", f"array format version {version}", field=name, fix="save it with numpy")
         shape, fortran, dtype = readers[version](stream)
+        if any(n < 0 for n in shape):
+            raise BadInput("damaged_file", f"its header says the shape {shape}", field=name, fix="save it with numpy")
         if dtype.hasobject:
             raise BadInput(
                 "pickle_refused",
@@ -189,5 +191,5 @@ class Archive:
                 "damaged_file", f"npz: {error}", file=self._source.name, field=name, fix="fetch the file again"
             ) from error
         # zipfile reports an encrypted member as RuntimeError; numpy tokenizes an array header it cannot read.
-        except (RuntimeError, tokenize.TokenError) as error:
+        except (RuntimeError, SyntaxError, tokenize.TokenError) as error:
             raise BadInput("damaged_file", f"npz: {error}", file=self._source.name, field=name) from error

@@ -129,6 +129,8 @@ def _buffer_sizes(message: Any) -> Iterator[int]:
     buffers = _child(metadata, batch, 2)
     (count,) = struct.unpack_from("<I", metadata, buffers)
     for offset, length in struct.iter_unpack("<qq", metadata[buffers + 4 : buffers + 4 + 16 * count]):
+        if not 0 <= offset <= offset + length <= len(body):
+            raise pa.ArrowInvalid("a buffer that is not in its message")
         stated = struct.unpack_from("<q", body, offset)[0] if compressed and length >= 8 else -1
         yield length if stated < 0 else stated
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import fastavro
 
@@ -42,10 +42,11 @@ def check_avro(source: Source) -> None:
     content = source.content
     stream = io.BytesIO(content)
     opened = fastavro.reader(stream)
-    schema, codec = opened.writer_schema, opened.codec
-    named: dict[str, Any] = {one["name"]: one for one in _parts(schema) if one["type"] in _NAMED}
-    empty = [one["items"] for one in _parts(schema) if one["type"] == "array" and not _least(one["items"], named)]
-    if empty or not _least(schema, named):
+    # Parsed, so that a type is called by its full name wherever it stands.
+    schema, codec = fastavro.parse_schema(cast(Any, opened.writer_schema), _force=True), opened.codec
+    least = _Least({one["name"]: one for one in _parts(schema) if one["type"] in _NAMED})
+    empty = [one["items"] for one in _parts(schema) if one["type"] == "array" and not least.of(one["items"])]
+    if empty or not least.of(schema):
         raise BadInput("damaged_file", "Avro: any number of items without a byte", file=source.name, field="schema")
     if codec not in ("null", "deflate"):
         raise BadInput("damaged_file", f"Avro: codec {codec!r}", file=source.name, fix="write it with deflate or null")
@@ -86,18 +87,39 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
             yield from _parts(one)
 
 
-def _least(schema: Any, named: dict[str, Any], within: tuple[str, ...] = ()) -> int:
-    """The fewest bytes that a value takes."""
-    if isinstance(schema, list):
-        return 1 + min((_least(one, named, within) for one in schema), default=0)
-    if isinstance(schema, dict):
-        kind = schema["type"]
-        if kind == "fixed":
-            return int(schema["size"])
-        if kind in ("record", "error"):
-            inside = (*within, schema["name"])
-            return sum(_least(field["type"], named, inside) for field in schema["fields"])
-        return 1 if kind in ("array", "map", "enum") else _least(kind, named, within)
-    if schema in named:
-        return 1 if schema in within else _least(named[schema], named, within)
-    return _LEAST.get(schema, 1)
+class _Least:
+    """The fewest bytes that a value of a schema takes. BadInput for a record within itself: fastavro follows it as deep
+    as the stack goes, and further.
+
+    named  full name -> the schema that it stands for
+    """
+
+    def __init__(self, named: dict[str, Any]) -> None:
+        self._named = named
+        self._known: dict[str, int] = {}
+        self._within: list[str] = []
+
+    def of(self, schema: Any) -> int:
+        if isinstance(schema, list):
+            return 1 + min((self.of(one) for one in schema), default=0)
+        if isinstance(schema, dict):
+            kind = schema["type"]
+            if kind in _NAMED:
+                return self._of_named(schema["name"], schema)
+            if kind in ("array", "map"):
+                self.of(schema["items" if kind == "array" else "values"])  # what is inside may be within itself
+                return 1
+            return self.of(kind)
+        return self._of_named(schema, self._named[schema]) if schema in self._named else _LEAST.get(schema, 1)
+
+    def _of_named(self, name: str, schema: Any) -> int:
+        if name in self._within:
+            raise BadInput("damaged_file", f"Avro: {name} is within itself", field="schema")
+        if name not in self._known:
+            self._within.append(name)
+            kind = schema["type"]
+            fields = schema["fields"] if kind in ("record", "error") else ()
+            own = int(schema["size"]) if kind == "fixed" else int(kind == "enum")
+            self._known[name] = own + sum(self.of(field["type"]) for field in fields)
+            self._within.pop()
+        return self._known[name]

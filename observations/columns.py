@@ -42,6 +42,9 @@ TableKind = Literal["arrow", "csv", "ecsv", "fits", "parquet", "votable"]
 _LOOK = 1 << 16
 """Bytes looked at to tell a text table from other text."""
 
+MAX_YAML = 128 << 10
+"""Characters of a header of ECSV, or of astropy's in Parquet: for some 2,000 columns, and a second of the parser."""
+
 _SEPARATORS = (",", "\t", ";", "|")
 
 
@@ -203,6 +206,8 @@ def load_columns(source: Source, *, text: Iterable[str] = ()) -> Columns:
         TypeError,
         KeyError,
         IndexError,
+        OverflowError,
+        csv.Error,
         struct.error,
         pa.ArrowException,
         YamlParseError,
@@ -314,7 +319,7 @@ def _load_arrow(kind: TableKind, source: Source) -> Columns:
         if key not in ("pandas", "ARROW:schema", "table_meta_yaml")
     }
     if "table_meta_yaml" in raw:  # how astropy keeps units and meta in Parquet
-        header = get_header_from_yaml(raw["table_meta_yaml"].decode().split("\n"))
+        header = get_header_from_yaml(_bounded(raw["table_meta_yaml"].decode().split("\n"), source))
         units = {row["name"]: str(row["unit"]) for row in header["datatype"] if row.get("unit")}
         meta |= _lower(header.get("meta") or {})
     for item in table.schema:
@@ -410,7 +415,20 @@ def _load_votable(source: Source) -> Columns:
 
 
 def _load_ecsv(source: Source) -> Columns:
-    return _from_astropy("ecsv", Table.read(source.text().splitlines(), format="ascii.ecsv"), source)
+    lines = source.text().splitlines()
+    _bounded([line for line in lines if line.startswith("#")], source)
+    return _from_astropy("ecsv", Table.read(lines, format="ascii.ecsv"), source)
+
+
+def _bounded(header: list[str], source: Source) -> list[str]:
+    """The lines of a YAML header. TooLarge if there are more than it may have."""
+    size = sum(map(len, header))
+    if size > MAX_YAML:
+        raise TooLarge(
+            "too_large", f"a header of {size} characters of YAML, the limit is {MAX_YAML}",
+            file=source.name, fix="send fewer columns, or a table without it: CSV with units stated, FITS",
+        )  # fmt: skip
+    return header
 
 
 def _from_astropy(kind: TableKind, table: Any, source: Source) -> Columns:

@@ -236,6 +236,9 @@ def _no_target(what: str) -> BadInput:
 
 
 def _bad(and_mask: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
+    if and_mask.shape != ivar.shape:
+        raise BadInput("shape_mismatch", f"a mask of shape {and_mask.shape} for {ivar.shape}", field="and_mask",
+                       fix="fetch the file again")  # fmt: skip
     return np.asarray((and_mask != 0) | ~(ivar > LEAST_IVAR))
 
 

@@ -9,6 +9,7 @@ separator row with MJD = -777. Times are in no order, SNIDs are names even where
 from __future__ import annotations
 
 import re
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -404,7 +405,7 @@ def _metadata(labels: Mapping[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for name, value in labels.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name.lower() in _INTERNAL or (number and (value in NO_VALUE or not np.isfinite(value))):
+        if name.lower() in _INTERNAL or (number and (value in NO_VALUE or not abs(value) <= sys.float_info.max)):
             continue
         metadata[name.lower()] = value.strip() if isinstance(value, str) else value
     frames = (

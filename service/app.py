@@ -69,6 +69,9 @@ def create_app(
         lambda: core.pipeline.seconds_to_drain if core.pipeline is not None else 0.0,
     )
 
+    until = 0.0
+    """When what is inside has had its time, once the end has begun."""
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         door = await open_door() if settings.grpc_port else None
@@ -101,8 +104,6 @@ def create_app(
         while admission.requests and time.monotonic() < until:
             await asyncio.sleep(0.05)
         admission.end()
-
-    until = 0.0
 
     app = FastAPI(
         title="Albireo",

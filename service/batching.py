@@ -94,7 +94,7 @@ class Together(Generic[Given, Result]):
                 self.ticket.check()
         results = [result for result in self._results if result is not None]
         for result in results:
-            if isinstance(result, Late) or result is self.ticket.why:
+            if isinstance(result, AlbireoError) and (isinstance(result, Late) or result is self.ticket.why):
                 raise result
         return results
 

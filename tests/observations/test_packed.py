@@ -302,6 +302,16 @@ def test_pickles_are_refused_and_never_loaded() -> None:
     assert code_of(Source("trap.npz", members.getvalue())) == "damaged_file"
 
 
+@pytest.mark.parametrize("header", [b"(-1, -1)", b",,"])
+def test_headers_that_numpy_stumbles_over(header: bytes) -> None:
+    content = archive({"images": np.zeros((4, 4), np.float32)}).content
+    members = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as packed, zipfile.ZipFile(members, "w") as zipped:
+        member = packed.read("images.npy")
+        zipped.writestr("images.npy", member.replace(b"(4, 4)", header.ljust(6))[: len(member) - 60])
+    assert code_of(Source("a.npz", members.getvalue())) == "damaged_file"
+
+
 def test_a_zip_bomb_is_refused_by_its_directory() -> None:
     file = archive({"images": np.zeros((3, 1000, 1000), np.float32)}, limit=1 << 20)
     assert len(file.content) < 1 << 20

@@ -296,6 +296,12 @@ def test_what_is_wrong_with_a_text_is_named(old: str, new: str, code: str) -> No
     assert error.field
 
 
+def test_numbers_that_no_float_holds_are_no_values() -> None:
+    (item,) = read_text(TEXT.replace("SEARCH_PEAKMJD: -9", f"SEARCH_PEAKMJD: {10**400}"))
+    assert isinstance(item, Observation)
+    assert "search_peakmjd" not in item.metadata
+
+
 def test_a_system_that_is_not_known_must_be_stated() -> None:
     text = TEXT.replace(" g NULL", " Bessell-B NULL")
     assert error_of(read_text(text)[0]).code == "convention_missing"

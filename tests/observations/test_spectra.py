@@ -488,6 +488,13 @@ def test_large_integers_that_are_shifted() -> None:
     assert code_of(Source("a.fits", content[:end] + card + b"END".ljust(80) + content[end + 160 :])) == "damaged_file"
 
 
+def test_columns_without_numbers() -> None:
+    content = spec().content
+    at = content.index(b"'ivar    '") + 70
+    empty = f"{content[at : at + 8].decode()}= '0E      '".ljust(80).encode()
+    assert code_of(Source("a.fits", content[:at] + empty + content[at + 80 :])) in ("shape_mismatch", "damaged_file")
+
+
 def test_a_keyword_is_no_pattern() -> None:
     """astropy takes a keyword with * for a pattern, and makes a regular expression of it."""
     for file, key in ((spspec(OBSERVER="x"), sdss.KEY), (lamost_image(OBSERVER="x"), lamost.KEY)):

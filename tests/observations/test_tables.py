@@ -723,3 +723,36 @@ def test_several_values_a_row_where_one_is_needed(name: str) -> None:
     (report,) = read_files([Source("a.fits", table_bytes(table, "fits"))], ReadOptions(survey="legacysurvey"))
     assert report.error is not None
     assert (report.error.code, report.error.field) == ("shape_mismatch", name)
+
+
+def test_a_header_without_end(tmp_path: Path) -> None:
+    """A YAML parser takes seven seconds for each MB."""
+    lines = [f"# - {{name: c{n}, datatype: float64}}" for n in range(6000)]
+    text = "\n".join(["# %ECSV 1.0", "# ---", "# datatype:", *lines, "a b", "1 2"])
+    (report,) = read_files([Source("t.ecsv", text.encode())])
+    assert report.error is not None
+    assert report.error.code == "too_large"
+    table = Table({"FLUX_G": [1.0]}, meta={"note": "x" * 200_000})
+    table.write(tmp_path / "t.parquet")
+    (report,) = read_files([Source.from_path(tmp_path / "t.parquet")])
+    assert report.error is not None
+    assert report.error.code == "too_large"
+
+
+def test_a_unit_that_is_a_number() -> None:
+    hdu = fits.BinTableHDU.from_columns([fits.Column(name, "D", array=[1.0]) for name in ("RA", "DEC", "FLUX_G")])
+    hdu.header["TUNIT1"] = 5
+    out = io.BytesIO()
+    hdu.writeto(out)
+    with pytest.raises(BadInput) as caught:
+        read(out.getvalue(), replace(OPTIONS, survey="legacysurvey"), "t.fits")
+    assert caught.value.code == "unit_unknown"
+
+
+def test_dates_that_python_cannot_hold() -> None:
+    table = pa.table({"FLUX_G": [1.0], "date": pa.array([-1_525_572_672], pa.int32()).cast(pa.date32())})
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    (report,) = read_files([Source("t.parquet", out.getvalue())])
+    assert report.error is not None
+    assert report.error.code == "damaged_file"

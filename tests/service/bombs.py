@@ -327,6 +327,11 @@ def avro_of_nothing() -> bytes:
     return _avro('{"type":"record","name":"candid_isdiffpos","fields":[]}', "null", 10**9, b"")
 
 
+def avro_of_a_record_within_itself() -> bytes:
+    """By its short name: reading it would not come to an end."""
+    return _avro('{"type":"record","name":"a.candid","fields":[{"name":"isdiffpos","type":"candid"}]}', "null", 1, b"")
+
+
 # VOTable and text
 
 
@@ -415,6 +420,7 @@ BOMBS: dict[Callable[[], bytes], str] = {
     avro_of_zeros: TOO_LARGE,
     avro_of_nulls: DAMAGED,
     avro_of_nothing: DAMAGED,
+    avro_of_a_record_within_itself: DAMAGED,
     votable_of_rows: TOO_LARGE,
     votable_of_elements: TOO_LARGE,
     votable_of_nothing: DAMAGED,
