@@ -96,7 +96,9 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="after which a request is given up; it may ask for less by `deadline_ms`"
     )
     drain_seconds: float = Field(
-        default=30.0, ge=1, description="that requests inside get to be answered when the service is told to end"
+        default=30.0,
+        ge=1,
+        description="that requests inside get to be answered when the service is told to end; then they are told so (503)",
     )
     max_delay_seconds: float = Field(
         default=20.0, gt=0, description="a request that would wait longer for those before it is refused (429)"
