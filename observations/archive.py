@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albireo.observations.errors import BadInput
+from albireo.observations.errors import BadInput, TooLarge
 from albireo.observations.source import Source
+
+MAX_TEXTS = 10_000
+"""Names of bands and the like in one array."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What numpy writes."""
@@ -112,6 +115,10 @@ class Archive:
         array = self.array(name)
         if array.dtype.kind not in "US":
             raise BadInput("value_out_of_range", "not text", file=self._source.name, field=name)
+        if array.size > MAX_TEXTS:
+            raise TooLarge(
+                "too_large", f"{array.size} texts, the limit is {MAX_TEXTS}", file=self._source.name, field=name
+            )
         cells = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell) for cell in array.flat]
         return f"the array {name}", tuple(cell.strip() for cell in cells)
 

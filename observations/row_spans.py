@@ -178,12 +178,15 @@ def _fits_spans(path: Path, rows: int, size: int) -> Iterator[Span] | None:
     check_beginning(head)
     with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
         table = hdus[1]
-        where = table.fileinfo()
-        alone = path.stat().st_size < where["datLoc"] + where["datSpan"] + _BLOCK and hdus[0].header["NAXIS"] == 0
-        if not alone or not isinstance(table, fits.BinTableHDU) or table.header["PCOUNT"]:
+        if not isinstance(table, fits.BinTableHDU) or table.header["PCOUNT"]:
             return None
+        where, there = table.fileinfo(), path.stat().st_size
+        if there >= where["datLoc"] + where["datSpan"] + _BLOCK or hdus[0].header["NAXIS"] != 0:
+            return None  # there is more in it
         width, total = int(table.header["NAXIS1"]), int(table.header["NAXIS2"])
         start, begin = int(where["hdrLoc"]), int(where["datLoc"])
+    if width:
+        total = min(total, (there - begin) // width + 1)  # one that is not there is enough to say so
     with path.open("rb") as stream:
         header = stream.read(begin)
     at = next((k for k in range(start, begin, _CARD) if header[k : k + 10] == b"NAXIS2  = "), None)
@@ -192,11 +195,12 @@ def _fits_spans(path: Path, rows: int, size: int) -> Iterator[Span] | None:
 
     def content(first: int, count: int) -> bytes:
         card = f"NAXIS2  = {count:20d}".ljust(_CARD).encode()
+        last = begin + (first + count) * width
+        if last > there:
+            raise OSError(f"the file ends within row {first + max(0, there - begin - first * width) // width}")
         with path.open("rb") as stream:
             stream.seek(begin + first * width)
             body = stream.read(count * width)
-        if len(body) < count * width:
-            raise OSError(f"the file ends within row {first + len(body) // width}")
         return header[:at] + card + header[at + _CARD :] + body + bytes(-len(body) % _BLOCK)
 
     return _even(total, min(rows, max(1, size // width)), content)

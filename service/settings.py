@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=30.0,
         ge=1,
-        description="that requests inside get to be answered when the service is told to end; then they are told so (503)",
+        description="that requests inside get to be answered when the service is told to end; the others get 503",
     )
     max_delay_seconds: float = Field(
         default=20.0, gt=0, description="a request that would wait longer for those before it is refused (429)"

@@ -312,6 +312,11 @@ def test_headers_that_numpy_stumbles_over(header: bytes) -> None:
     assert code_of(Source("a.npz", members.getvalue())) == "damaged_file"
 
 
+def test_texts_without_end() -> None:
+    file = archive({"images": pixels(3, 96, 96), "bands": np.full(20_000, "g"), "survey": np.asarray("legacysurvey")})
+    assert code_of(file) == "too_large"
+
+
 def test_a_zip_bomb_is_refused_by_its_directory() -> None:
     file = archive({"images": np.zeros((3, 1000, 1000), np.float32)}, limit=1 << 20)
     assert len(file.content) < 1 << 20
