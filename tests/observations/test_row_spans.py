@@ -15,7 +15,7 @@ from astropy.table import Table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from albireo.observations.errors import AlbireoError, BadInput
+from albireo.observations.errors import BadInput
 from albireo.observations.observation import Observation
 from albireo.observations.options import ReadOptions
 from albireo.observations.reading import read_files
@@ -239,13 +239,7 @@ def test_fits_rows_that_are_not_there(tmp_path: Path) -> None:
     spans = list(open_spans(path, 1000, 1 << 20) or ())
     assert sum(span.count for span in spans) == rows + 1
     with pytest.raises(BadInput, match="ends within row"):
-        for span in spans:
-            span.read("t.fits", "0" * 64)
-    at = whole.index(b"NAXIS1  =", 2880)
-    path.write_bytes(whole[:at] + b"NAXIS1  =        2147483647000" + whole[at + 30 :])
-    with pytest.raises(AlbireoError):
-        for span in open_spans(path, 10, 1000) or ():
-            span.read("t.fits", "0" * 64)
+        spans[-1].read("t.fits", "0" * 64)
     path.write_bytes(whole.replace(b"XTENSION= 'BINTABLE'", b"XTENSION=  BINTABLE "))
     assert open_spans(path, 10, 1000) is None
 
