@@ -64,8 +64,9 @@ def footer_of(path: Path) -> bytes:
 def row_groups(tail: bytes) -> list[Group]:
     """The row groups of a file that ends with `tail`, which has the whole footer.
 
-    ValueError if it is damaged, or if a group has other numbers of rows than its columns, or all than the file: pyarrow
-    takes memory for as many rows as a group states.
+    ValueError if it is damaged, if a group has other numbers of rows than its columns, or all than the file: pyarrow
+    takes memory for as many rows as a group states; or if its columns are of other types than those of the schema, by
+    which pyarrow reads them.
     """
     length = int.from_bytes(tail[-8:-4], "little")
     if length > MAX_FOOTER_BYTES:
@@ -74,10 +75,13 @@ def row_groups(tail: bytes) -> list[Group]:
         raise ValueError("the footer is not there")
     footer = _Thrift(tail[len(tail) - 8 - length : -8])
     rows: int | None = None
+    types: list[str] = []
     groups: list[Group] = []
     try:
         for number, kind in footer.fields():
-            if number == 3:
+            if number == 2:
+                types = [one for _ in range(footer.items(kind, _STRUCT)) if (one := _leaf(footer)) is not None]
+            elif number == 3:
                 rows = footer.integer(kind)
             elif number == 4:
                 groups = [_group(footer) for _ in range(footer.items(kind, _STRUCT))]
@@ -86,12 +90,31 @@ def row_groups(tail: bytes) -> list[Group]:
     except (IndexError, KeyError) as error:
         raise ValueError(f"a footer that cannot be read: {error!r}") from error
     for number, group in enumerate(groups):
+        if [chunk.physical_type for chunk in group.chunks] != types:
+            raise ValueError(f"row group {number} has columns of other types than the schema")
         values = min((chunk.num_values for chunk in group.chunks), default=group.num_rows)
         if not 0 <= group.num_rows <= values:
             raise ValueError(f"row group {number} states {group.num_rows} rows, of a column it has {values} values")
     if rows != sum(group.num_rows for group in groups):
         raise ValueError(f"the row groups have other numbers of rows than the file, {rows}")
     return groups
+
+
+def _leaf(footer: _Thrift) -> str | None:
+    """The type of an element of the schema, None of one that holds others."""
+    numbers: dict[int, int] = {}
+    for number, kind in footer.fields():
+        if number in (1, 5):
+            numbers[number] = footer.integer(kind)
+        else:
+            footer.skip(kind)
+    return None if numbers.get(5) or 1 not in numbers else _type(numbers[1])
+
+
+def _type(number: int) -> str:
+    if not 0 <= number < len(_TYPES):
+        raise ValueError(f"a column of type {number}")
+    return _TYPES[number]
 
 
 def _group(footer: _Thrift) -> Group:
@@ -129,9 +152,7 @@ def _column(footer: _Thrift) -> Chunk:
             path = b".".join(parts).decode("utf-8", "replace")
         else:
             footer.skip(kind)
-    if not 0 <= numbers[1] < len(_TYPES):
-        raise ValueError(f"a column of type {numbers[1]}")
-    return Chunk(_TYPES[numbers[1]], path, numbers[5], numbers[6], numbers[7], numbers[9], numbers.get(11))
+    return Chunk(_type(numbers[1]), path, numbers[5], numbers[6], numbers[7], numbers[9], numbers.get(11))
 
 
 class _Thrift:

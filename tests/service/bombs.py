@@ -232,6 +232,13 @@ def parquet_of_one_text() -> bytes:
     return _parquet(pa.table({"id": _one_text()}), dictionary_pagesize_limit=1 << 30)
 
 
+def parquet_of_texts_called_numbers() -> bytes:
+    """A row group calls texts floats, the schema does not: by its word a text is as long as a float."""
+    content = parquet_of_one_text()
+    at = content.rindex(b"\x15\x0c\x19")  # of the column: type 6, and its encodings
+    return content[: at + 1] + b"\x08" + content[at + 2 :]
+
+
 def parquet_of_a_list_of_one_text() -> bytes:
     texts = pa.ListArray.from_arrays(pa.array([0, 100_000], pa.int32()), _one_text())
     return _parquet(pa.table({"id": ["a"], "labels": texts}), dictionary_pagesize_limit=1 << 30)
@@ -412,6 +419,7 @@ BOMBS: dict[Callable[[], bytes], str] = {
     parquet_of_nulls: TOO_LARGE,
     parquet_of_one_list: TOO_LARGE,
     parquet_of_one_text: TOO_LARGE,
+    parquet_of_texts_called_numbers: DAMAGED,
     parquet_of_a_list_of_one_text: TOO_LARGE,
     shard_of_one_text: TOO_LARGE,
     parquet_with_another_footer: TOO_LARGE,
