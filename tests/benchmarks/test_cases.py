@@ -146,9 +146,11 @@ def test_an_unsteady_machine_voids(options: Options, tmp_path: Path, capsys: pyt
     args = arguments(options.work, "--out", str(tmp_path / "results.jsonl"))
     assert aion.run(args, options.work, probe=lambda: next(speeds)) == VOID_EXIT
     assert "VOID" in capsys.readouterr().out
-    (record,) = latest((tmp_path / "results.jsonl").read_text().splitlines())
-    assert record["void"]
-    assert "**VOID** |  |" in table([record])
+    found = latest((tmp_path / "results.jsonl").read_text().splitlines())  # also in bfloat16 where that is fast
+    for record in found:
+        assert record["void"]
+        assert "**VOID** |  |" in table([record])
+    assert found
     assert aion.run(arguments(options.work), options.work, probe=STEADY) == 0
 
 

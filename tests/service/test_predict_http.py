@@ -80,6 +80,7 @@ def test_one_head(client: TestClient, table: Path) -> None:
 
 
 def test_several_heads_cost_one_pass(client: TestClient, engine: TellingEngine, table: Path) -> None:
+    assert client.get("/readyz").status_code == 200  # heads were asked once by then
     engine.passes = 0
     answer = sent(client, "/v1/predict", table, {"heads": ["far", "kind", "galaxy"], "options": {"density": False}})
     assert answer.status_code == 200, answer.text
