@@ -33,6 +33,8 @@ CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "albireo-manifes
 LAYOUT = re.compile(rf"(?:codecs/\w[\w.-]*/)?(?:{re.escape(CONFIG)}|{re.escape(WEIGHTS)})")
 """Paths of the files that make a checkpoint; no other file of a repository is ever fetched."""
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 @dataclass(frozen=True)
 class TokenSpec:
@@ -102,6 +104,8 @@ class Manifest:
             files = {name: FileFacts(int(row["size"]), str(row["sha256"])) for name, row in content["files"].items()}
             if wrong := [name for name in files if not LAYOUT.fullmatch(name)]:
                 raise ValueError(f"{wrong[0]!r} is no file of a checkpoint")
+            if wrong := [facts.sha256 for facts in files.values() if not SHA256.fullmatch(facts.sha256)]:
+                raise ValueError(f"{wrong[0]!r} is no sha256")
             repository, revision = content["codecs_from"]
             texts = (content["repository"], content["revision"], repository, revision)
             if not all(isinstance(text, str) for text in texts) or not isinstance(content["license"], str | None):

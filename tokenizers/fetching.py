@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from albireo.observations.errors import BadCheckpoint, NotFound, Unavailable
-from albireo.tokenizers.checkpoint import CONFIG, LAYOUT, WEIGHTS, FileFacts, sha256_of
+from albireo.tokenizers.checkpoint import CONFIG, LAYOUT, SHA256, WEIGHTS, FileFacts, sha256_of
 
 Progress = Callable[[str, int, int], None]
 """Told the file at hand, and the bytes that are there and that are wanted, of all files together."""
 
 REVISION = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 """A branch, a tag or a commit, safe as a path."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def ask(repository: str, revision: str, endpoint: str | None) -> Published:
     for file in siblings:
         if LAYOUT.fullmatch(file.rfilename):
             stated = file.lfs.sha256 if file.lfs is not None else ""
-            sha256 = stated if _SHA256.fullmatch(stated) else None
+            sha256 = stated if SHA256.fullmatch(stated) else None
             files[file.rfilename] = Remote(repository, commit, file.rfilename, file.size or 0, sha256)
     if not REVISION.fullmatch(commit) or CONFIG not in files or WEIGHTS not in files:
         raise BadCheckpoint(

@@ -102,6 +102,13 @@ class Verdict:
     kind: str = ""
 
 
+def warm(reader: Reader, seeds: Sequence[Parts]) -> None:
+    """Read inputs without bounds: what is loaded at first use is not the doing of an input."""
+    for parts in seeds:
+        with room_for(bounds.ROOM):
+            _answered(reader, parts)
+
+
 def judged(reader: Reader, parts: Parts) -> Verdict:
     """Read one input, and say whether what came of it is all right."""
     given = sum(map(len, parts))
@@ -199,9 +206,7 @@ def work(order: Order) -> None:
     board = Board(folder / "board")
     seeds: Sequence[Parts] = reader.seeds()
     mutator = Mutator(seeds)
-    for parts in seeds:  # what is loaded at first use is not the doing of an input
-        with room_for(bounds.ROOM):
-            _answered(reader, parts)
+    warm(reader, seeds)
     known = {int(line) for line in _lines(folder / "seen")}
     kept = [unpacked(path.read_bytes()) for path in sorted((folder / "kept").iterdir())]
     room = KEPT_BYTES - sum(len(part) for parts in kept for part in parts)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.fuzz import bounds
-from tests.fuzz.child import ROOT, Board, Order, judged, prepare, save, unpacked
+from tests.fuzz.child import ROOT, Board, Order, judged, prepare, save, unpacked, warm
 from tests.fuzz.readers import find
 
 DEATHS = 12
@@ -192,8 +192,7 @@ def repeat(name: str, path: Path) -> int:
     """Read the input of a finding once, in this process; 1 if it is a finding still."""
     prepare()
     reader, parts = find(name), unpacked((path / "input").read_bytes())
-    for seed in reader.seeds()[:1]:
-        judged(reader, seed)  # what is loaded at first use is not the doing of an input
+    warm(reader, reader.seeds()[:1])
     verdict = judged(reader, parts)
     print(verdict.wrong or ("a typed error" if verdict.error else "an answer"))
     return int(verdict.wrong is not None)

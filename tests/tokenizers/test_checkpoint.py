@@ -252,6 +252,12 @@ def test_a_manifest_of_other_types(copy: Copy) -> None:
         with pytest.raises(BadCheckpoint):
             Manifest.read(spoilt_manifest(folder, content))
         write_manifest(folder)
+    content = json.loads((folder / MANIFEST).read_text())
+    for sha256 in ("\ud800" * 64, "a" * 63, ""):
+        name = next(iter(content["files"]))
+        facts = {**content["files"], name: {**content["files"][name], "sha256": sha256}}
+        with pytest.raises(BadCheckpoint, match="no sha256"):
+            Manifest.read(spoilt_manifest(folder, content | {"files": facts}))
 
 
 def spoilt_manifest(folder: Path, content: object) -> Path:
