@@ -47,6 +47,10 @@ Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
+MAX_AXES, MAX_SIZE = 32, 1 << 40
+"""Of a tensor: its axes, and the product of those that are not 0."""
+
+
 def array(tensor: pb.Tensor, field: str) -> Array:
     """The array of a Tensor, which `field` names; nobody writes to it."""
     if tensor.dtype not in DTYPES:
@@ -55,7 +59,9 @@ def array(tensor: pb.Tensor, field: str) -> Array:
         )
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
     shape = tuple(tensor.shape)
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(tensor.data):
+    # Nothing of a shape without end is an array neither, for numpy.
+    too_many = len(shape) > MAX_AXES or math.prod(max(1, n) for n in shape) > MAX_SIZE
+    if too_many or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(tensor.data):
         raise BadInput(
             "shape_mismatch", f"{len(tensor.data)} bytes for {tensor.dtype} of shape {list(shape)}", field=field
         )

@@ -182,6 +182,14 @@ BAD = {
         pb.Input(modality="image", tensor=pb.Tensor(dtype="float32", shape=[-2, -2], data=bytes(16))),
         "shape_mismatch", "items.1.inputs.0.tensor",
     ),
+    "nothing of a shape without end": (
+        pb.Input(modality="image", tensor=pb.Tensor(dtype="float32", shape=[0, 1 << 60, 1 << 60])),
+        "shape_mismatch", "items.1.inputs.0.tensor",
+    ),
+    "axes without end": (
+        pb.Input(modality="image", tensor=pb.Tensor(dtype="float32", shape=[1] * 100, data=bytes(4))),
+        "shape_mismatch", "items.1.inputs.0.tensor",
+    ),
     "no such dtype": (
         pb.Input(modality="image", tensor=pb.Tensor(dtype=">f4", shape=[1], data=bytes(4))),
         "request_invalid", "items.1.inputs.0.tensor.dtype",
