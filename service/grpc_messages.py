@@ -91,9 +91,12 @@ def vector(stated: pb.Vector, field: str) -> Floats:
     return values.astype(np.float32)
 
 
-def plain_struct(struct: Struct) -> dict[str, Any]:
-    """A Struct as plain data; whole numbers are ints."""
-    return MessageToDict(struct)
+def plain_struct(struct: Struct, field: str) -> dict[str, Any]:
+    """A Struct, which `field` names, as plain data; whole numbers are ints. BadInput for numbers that JSON has not."""
+    try:
+        return MessageToDict(struct)
+    except ValueError as error:
+        raise BadInput("request_invalid", str(error), field=field, fix="leave out what is not finite") from error
 
 
 def reading(stated: pb.ReadOptions) -> ReadOptions:
@@ -241,7 +244,7 @@ def _item(item: pb.Item, where: str, parts: list[Part], in_stream: bool) -> sche
             )
         inputs = [_input(given, f"{where}.inputs.{m}", parts) for m, given in enumerate(item.inputs)]
         pos = {"ra": item.pos.ra, "dec": item.pos.dec} if item.HasField("pos") else {}
-        labels = plain_struct(item.labels) if item.HasField("labels") else {}
+        labels = plain_struct(item.labels, f"{where}.labels") if item.HasField("labels") else {}
         return schemas.Item(id=item.id or None, inputs=inputs, meta=schemas.Meta(labels=labels, **pos))
     except ValidationError as error:
         return from_validation(error.errors())

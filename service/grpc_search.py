@@ -261,7 +261,8 @@ def _stored(one: Row, check_space: Callable[[str], None]) -> StoredObject:
     values = messages.vector(given.vector, f"{where}.vector")
     check_space(given.vector.space)
     ra, dec = (given.pos.ra, given.pos.dec) if given.HasField("pos") else (None, None)
-    return StoredObject(given.id, values, ra, dec, messages.plain_struct(given.metadata), tuple(given.modalities))
+    metadata = messages.plain_struct(given.metadata, f"{where}.metadata")
+    return StoredObject(given.id, values, ra, dec, metadata, tuple(given.modalities))
 
 
 def _distinct(entries: Sequence[Entry], id_of: Callable[[Entry], str | None]) -> Iterator[list[Entry]]:

@@ -269,7 +269,7 @@ def http(parts: Parts) -> Iterator[Any]:
 
     said = parsed(parts[0], "path", "headers")
     path, headers = said["path"], said["headers"]
-    sendable = isinstance(path, str) and path[:4] == "/v1/" and isinstance(headers, dict)
+    sendable = isinstance(path, str) and path[:4] == "/v1/" and path.isprintable() and isinstance(headers, dict)
     if not sendable or not all(isinstance(one, str) and one.isascii() for pair in headers.items() for one in pair):
         raise BadInput("request_invalid", "this is no request")
     try:

@@ -214,6 +214,14 @@ def test_a_bad_item_fails_alone(door: Served, name: str) -> None:
     assert alone.embedding.data == answer.items[0].embedding.data
 
 
+def test_labels_that_are_not_finite(door: Served) -> None:
+    bad = of_fluxes("bad")
+    bad.labels.update({"z": float("nan")})
+    answer = door.embedding.Embed(embedded(of_fluxes("a"), bad))
+    assert [one.status for one in answer.items] == ["ok", "error"]
+    assert (answer.items[1].error.code, answer.items[1].error.field) == ("request_invalid", "items.1.labels")
+
+
 def test_items_that_are_none(door: Served, image: Callable[..., bytes]) -> None:
     long, with_options = of_fluxes("x" * 600), of_fluxes("y", embed=pb.EmbedOptions(pooling="tokens"))
     another = of_file(image("a"), id="z", object="7")
