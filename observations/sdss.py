@@ -182,6 +182,8 @@ def read_spplate(
             )
         names = ("FIBERID", "RA", "DEC", "OBJTYPE")
         cells_of = [*(numbers(plugs, name) for name in names[:3]), column(plugs, names[3])]
+        if several := [name for name, cells in zip(names, cells_of, strict=True) if cells.ndim != 1]:
+            raise BadInput("shape_mismatch", "several values a fibre", field=several[0], fix="fetch the file again")
         fibres = [dict(zip(names, cells, strict=True)) for cells in zip(*cells_of, strict=True)]
     if not len(fibres) == len(flux) == len(ivar) == len(and_mask):
         raise BadInput(

@@ -304,6 +304,14 @@ def test_spplate() -> None:
     assert (third.ra, third.dec) == (152.0, 3.0)
     assert third.provenance[sdss.KEY].row == 2
     assert code_of(source(*hdus)) == "column_missing"
+    pairs = fits.BinTableHDU.from_columns(
+        [
+            fits.Column("OBJTYPE", "16A", array=["GALAXY"] * 4),
+            fits.Column("FIBERID", "2J", array=np.ones((4, 2))),
+            *(fits.Column(name, "D", array=np.ones(4)) for name in ("RA", "DEC")),
+        ]
+    )
+    assert code_of(source(*hdus, pairs)) == "shape_mismatch"
 
 
 # LAMOST
