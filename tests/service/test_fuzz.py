@@ -268,3 +268,16 @@ def test_objects_that_are_not_found_by_their_ids(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="collection_damaged"):
         one.search(query, 40, space="space")
     collections.close()
+
+
+def test_rows_that_a_table_has_not(tmp_path: Path) -> None:
+    """By NAXIS of 1 the table is one row; astropy takes memory for as many as NAXIS2 says."""
+    path = tmp_path / "t.fits"
+    TokenTable({"id": ["a"], "status": ["ok"]}, meta={}).write(path)
+    content = path.read_bytes()
+    for card, value in ((b"NAXIS", 1), (b"NAXIS2", 4294967295)):
+        at = content.index(card.ljust(8) + b"=", 2880)
+        content = content[: at + 10] + f"{value:20d}".encode() + content[at + 30 :]
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="damaged_file"):
+        TokenTable.read(path)
