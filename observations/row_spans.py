@@ -169,6 +169,9 @@ def _records(stream: IO[bytes], name: str) -> Iterator[bytes]:
 
 # FITS
 
+MAX_SPAN_HEADER = 256 << 10
+"""Bytes before a table that is cut: every span is read with them, and astropy takes half a second for a MB."""
+
 
 def _fits_spans(path: Path, rows: int, size: int) -> Iterator[Span] | None:
     with path.open("rb") as stream:
@@ -185,6 +188,8 @@ def _fits_spans(path: Path, rows: int, size: int) -> Iterator[Span] | None:
             return None  # there is more in it
         width, total = int(table.header["NAXIS1"]), int(table.header["NAXIS2"])
         start, begin = int(where["hdrLoc"]), int(where["datLoc"])
+    if begin > MAX_SPAN_HEADER:
+        return None
     if width:
         total = min(total, (there - begin) // width + 1)  # one that is not there is enough to say so
     with path.open("rb") as stream:

@@ -240,6 +240,10 @@ def test_fits_rows_that_are_not_there(tmp_path: Path) -> None:
     assert sum(span.count for span in spans) == rows + 1
     with pytest.raises(BadInput, match="ends within row"):
         spans[-1].read("t.fits", "0" * 64)
+    end = whole.index(b"END".ljust(80), 2880)
+    cards = b"".join(f"C{n:07d}= {n:20d}".ljust(80).encode() for n in range(3600))
+    path.write_bytes(whole[:end] + cards + whole[end:])
+    assert open_spans(path, 10, 1000) is None, "a long header is not read again and again"
     path.write_bytes(whole.replace(b"XTENSION= 'BINTABLE'", b"XTENSION=  BINTABLE "))
     assert open_spans(path, 10, 1000) is None
 
