@@ -90,7 +90,10 @@ def _parquet(source: Source) -> pa.Table:
         if chunk.physical_type == "BYTE_ARRAY" and values * size > source.limit:
             texts.add(chunk.path_in_schema)
     _check(max(total, sum(group.num_rows * len(group.chunks) for group in groups)), source)
-    file = pq.ParquetFile(io.BytesIO(source.content), read_dictionary=sorted(texts))
+    try:
+        file = pq.ParquetFile(io.BytesIO(source.content), read_dictionary=sorted(texts))
+    except KeyError as error:
+        raise pa.ArrowInvalid(f"a row group has a column {error}, the schema has none") from error
     return file.read(use_threads=False)
 
 

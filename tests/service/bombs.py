@@ -239,6 +239,13 @@ def parquet_of_texts_called_numbers() -> bytes:
     return content[: at + 1] + b"\x08" + content[at + 2 :]
 
 
+def parquet_of_a_column_of_no_schema() -> bytes:
+    """The row group calls it otherwise."""
+    content = parquet_of_one_text()
+    at = content.rindex(b"\x02id") + 1  # of the column: its path
+    return content[:at] + b"iq" + content[at + 2 :]
+
+
 def parquet_of_a_list_of_one_text() -> bytes:
     texts = pa.ListArray.from_arrays(pa.array([0, 100_000], pa.int32()), _one_text())
     return _parquet(pa.table({"id": ["a"], "labels": texts}), dictionary_pagesize_limit=1 << 30)
@@ -420,6 +427,7 @@ BOMBS: dict[Callable[[], bytes], str] = {
     parquet_of_one_list: TOO_LARGE,
     parquet_of_one_text: TOO_LARGE,
     parquet_of_texts_called_numbers: DAMAGED,
+    parquet_of_a_column_of_no_schema: DAMAGED,
     parquet_of_a_list_of_one_text: TOO_LARGE,
     shard_of_one_text: TOO_LARGE,
     parquet_with_another_footer: TOO_LARGE,
