@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albireo.observations.arrow import arrow_table
 from albireo.observations.columns import Columns, load_columns
 from albireo.observations.errors import AlbireoError, BadInput, TooLarge
 from albireo.observations.observation import Observation
@@ -25,6 +26,7 @@ from albireo.observations.parquet_footer import Chunk, row_groups
 from albireo.observations.reading import FileReport, detect, read_files
 from albireo.observations.shards import write_shard
 from albireo.observations.source import Source
+from tests.service import bombs
 
 Write = Callable[..., bytes]
 
@@ -344,3 +346,9 @@ def test_views_of_nothing_where_a_cell_is_null() -> None:
             read = report(stream(table))
             assert (read.error is None) is honest, (at, number, read.error)
             assert read.error is None or read.error.code == "damaged_file"
+
+
+def test_a_column_of_a_row_group_that_the_schema_has_not() -> None:
+    """pyarrow looks it up by name, and would end in a KeyError that no reader expects."""
+    with pytest.raises(pa.ArrowInvalid, match="the schema has none"):
+        arrow_table(Source("t.parquet", bombs.parquet_of_a_column_of_no_schema()))

@@ -427,7 +427,6 @@ BOMBS: dict[Callable[[], bytes], str] = {
     parquet_of_one_list: TOO_LARGE,
     parquet_of_one_text: TOO_LARGE,
     parquet_of_texts_called_numbers: DAMAGED,
-    parquet_of_a_column_of_no_schema: DAMAGED,
     parquet_of_a_list_of_one_text: TOO_LARGE,
     shard_of_one_text: TOO_LARGE,
     parquet_with_another_footer: TOO_LARGE,
